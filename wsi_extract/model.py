@@ -291,7 +291,8 @@ class TissueMask:
         boxes[:, 3] = (origins_l0[:, 1] + h_l0) / self.l0_per_mask_px.y
         window_area = (w_l0 / self.l0_per_mask_px.x) * (h_l0 / self.l0_per_mask_px.y)
         # Nine decimals, so that a window holding exactly the threshold passes it on every machine.
-        return np.round(np.clip(covered_area(self.table, boxes) / window_area, 0.0, 1.0), 9)
+        share = np.clip(covered_area(self.table, boxes) / window_area, 0.0, 1.0)
+        return np.round(share, 9).astype(np.float64, copy=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
