@@ -1,0 +1,286 @@
+"""Settings of one run: names, units, limits and defaults in one place.
+
+The same names are keys of config.json's ``extraction`` object and flags of ``run_extraction.py``. Loading is strict:
+unknown keys, wrong types and values out of range are refused, all of them in one message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from wsi_extract.errors import ConfigError
+
+RoleName = Literal["target", "hard_negative", "context", "ignore"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+MIXTURES: Mapping[str, tuple[float, float, float]] = {
+    "ccmct": (0.1, 0.4, 0.5),
+    "midog": (0.5, 0.0, 0.5),
+    "midog25": (0.25, 0.25, 0.5),
+}
+"""Named shares of random tissue, hard negatives and mitoses."""
+
+
+class Sampling(StrEnum):
+    """Where patches are placed."""
+
+    ANCHORED = "anchored"
+    """Around mitoses and look-alikes, with jitter, plus random tissue: for training."""
+    GRID = "grid"
+    """On an overlapping grid over all tissue: for inference and honest evaluation."""
+
+
+class SplitMode(StrEnum):
+    """What is divided between train and val."""
+
+    SLIDE = "slide"
+    """Whole slides, or groups of slides of one patient."""
+    HALF = "half"
+    """Every slide: upper half train, lower half val. Leaks stain and patient; only on request."""
+
+
+class RunConfig(BaseModel):
+    """All settings of one run; see the description of each field."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    # Input and output
+    wsi_dir: Path = Field(description="folder with the slides, searched recursively")
+    annotation_json: Path = Field(description="annotations: SlideRunner SQLite or COCO JSON")
+    output_dir: Path = Field(description="folder for the data set")
+
+    # What is extracted
+    patches_per_slide: int = Field(100, ge=1, description="patches per slide and split (anchored sampling)")
+    patch_size: int = Field(256, ge=16, le=8192, description="side of a patch, output px")
+    mpp: float | None = Field(None, gt=0, description="output resolution, um per px; default: the level's own")
+    level: int | None = Field(None, ge=0, description="pyramid level to read; default 0")
+    slide_mpp: float | None = Field(None, gt=0, description="um per px of level 0 of every slide, instead of its own")
+    slide_mpp_csv: Path | None = Field(
+        None, description="CSV slide,um_per_px or slide,um_per_px_x,um_per_px_y: resolutions of single slides"
+    )
+
+    # Annotations
+    category_map: dict[str, RoleName] | None = Field(
+        None, description="class name or id -> role, as 2=target,7=hard_negative or a JSON file"
+    )
+    bbox_format: Literal["auto", "xyxy", "xywh"] = Field("auto", description="meaning of the boxes of a COCO file")
+    point_box_px: float = Field(50.0, gt=0, description="side of the box of a point annotation, level-0 px")
+    point_box_um: float | None = Field(None, gt=0, description="the same in um; replaces --point_box_px")
+    annotation_types: tuple[Literal["spot", "area", "polygon", "circle"], ...] = Field(
+        ("spot",), min_length=1, description="SlideRunner annotation types to use"
+    )
+    slide_aliases_csv: Path | None = Field(
+        None, description="CSV annotation_name,slide: names in the annotation file that differ from the slides'"
+    )
+    unannotated_slides: Literal["exclude", "negative"] = Field(
+        "exclude", description="slides without any annotation: not reviewed (exclude) or reviewed and empty (negative)"
+    )
+
+    # Tissue
+    tissue_method: Literal["lab", "hsv"] = Field("lab", description="how tissue is told from glass")
+    mask_magnification: float = Field(2.5, gt=0, le=20, description="magnification of the tissue mask (40x = 0.25 um)")
+    min_tissue_fraction: Fraction = Field(0.10, description="least tissue in random and grid patches")
+
+    # Sampling
+    sampling: Sampling = Field(Sampling.ANCHORED, description="where patches are placed")
+    mixture: Literal["ccmct", "midog", "midog25"] | tuple[Fraction, Fraction, Fraction] = Field(
+        "ccmct", description="shares of random, hard negative and mitosis patches: a preset or three numbers, sum 1"
+    )
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.5, description="furthest shift of an anchored patch, as a share of its side"
+    )
+    min_margin_px: int = Field(0, ge=0, description="least distance of an anchor's centre from the patch's edge")
+    max_repeats_per_anchor: int | None = Field(None, ge=1, description="most patches around one annotation")
+    random_negatives_only: bool = Field(False, description="random patches never hold a target")
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="overlap of neighbouring grid patches")
+    stride_px: int | None = Field(None, ge=1, description="step of the grid, output px; replaces --overlap")
+    seed: int = Field(42, ge=0, description="seed of every random choice")
+
+    # Splits
+    train_val_split: Fraction = Field(0.8, description="share of slides (or patients) for training")
+    split_mode: SplitMode = Field(SplitMode.SLIDE, description="what is divided between train and val")
+    guard_px: int = Field(0, ge=0, description="half mode: width kept free on each side of the midline, level-0 px")
+    group_regex: str | None = Field(None, description="patient of a slide: first group of this regex on its file name")
+    group_csv: Path | None = Field(None, description="CSV slide,group: the patient of each slide")
+    train_slides: tuple[str | int, ...] = Field((), description="slides for training, by name")
+    val_slides: tuple[str | int, ...] = Field((), description="slides for validation, by name")
+    test_slides: tuple[str | int, ...] = Field((), description="slides for testing, by name, or the preset ccmct")
+    test_regex: str | None = Field(None, description="slides whose name matches are for testing; e.g. (^|_)test")
+
+    # Labels
+    label_hard_negatives: bool = Field(False, description="label look-alikes as category 2")
+    label_visible_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="label objects from this visible share on; default: objects whose centre is in the patch"
+    )
+    crowd_visible_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25, description="unlabelled objects visible from this share on become iscrowd = 1"
+    )
+
+    # Output
+    store: Literal["png"] = Field("png", description="how patches are written")
+
+    # How the run is carried out; none of these changes the output
+    workers: int | None = Field(None, ge=0, description="processes; 0: serial, without Dask; default: one per core")
+    scheduler: str | None = Field(None, pattern=r"^(tcp|tls)://", description="existing Dask cluster, tcp://HOST:8786")
+    dashboard_address: str = Field("127.0.0.1:8787", description="where the local cluster's dashboard listens")
+    worker_memory_mb: int | None = Field(
+        None, ge=64, description="memory each worker may use, MB; default: its share of 85 % of the machine's"
+    )
+    on_partial: Literal["fail", "warn"] = Field(
+        "fail", description="exit code when slides failed: 3 (fail) or 0 (warn)"
+    )
+    dry_run: bool = Field(False, description="print what would be done and write nothing")
+    fresh: bool = Field(False, description="delete the output of an earlier run in --output_dir and start over")
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        problems = []
+        if self.mpp is not None and self.level is not None:
+            problems.append("mpp and level: give one of them")
+        if not isinstance(self.mixture, str) and abs(sum(self.mixture) - 1) > 1e-9:
+            problems.append(f"mixture: the shares must sum to 1, got {sum(self.mixture):g}")
+        if self.group_regex is not None and self.group_csv is not None:
+            problems.append("group_regex and group_csv: give one of them")
+        if 2 * self.min_margin_px >= self.patch_size:
+            problems.append(f"min_margin_px: {self.min_margin_px} leaves no room in a patch of {self.patch_size} px")
+        if self.split_mode is SplitMode.HALF and (self.train_slides or self.val_slides):
+            problems.append("split_mode half: train_slides and val_slides have no meaning there")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Shares of random, hard negative and mitosis patches."""
+        return MIXTURES[self.mixture] if isinstance(self.mixture, str) else self.mixture
+
+    def output_settings(self) -> dict[str, object]:
+        """Return the settings that the output depends on, ready for JSON. Inputs enter by their digests instead."""
+        settings: dict[str, object] = self.model_dump(mode="json", exclude=set(LOCATION_FIELDS | RUN_FIELDS))
+        return settings
+
+
+LOCATION_FIELDS = frozenset(
+    {"wsi_dir", "annotation_json", "output_dir", "slide_mpp_csv", "slide_aliases_csv", "group_csv"}
+)
+"""Paths: their content matters, not their names."""
+
+RUN_FIELDS = frozenset(
+    {"workers", "scheduler", "dashboard_address", "worker_memory_mb", "on_partial", "dry_run", "fresh"}
+)
+"""Settings that never change the output."""
+
+
+def _describe_problem(problem: Mapping[str, Any], *, origin: Mapping[str, str]) -> str:
+    key = str(problem["loc"][0]) if problem["loc"] else ""
+    where = origin.get(key, f"extraction.{key}" if key else "extraction")
+    match problem["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(key, RunConfig.model_fields, n=1, cutoff=0.5)
+            return f"{where}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
+        case "missing":
+            return f"--{key} is required (or '{key}' in the config file's extraction object)"
+        case "value_error" if not key:
+            return str(problem["ctx"]["error"])
+    return f"{where}: {problem['msg'].lower().replace('input should', 'should')}, got {json.dumps(problem['input'])}"
+
+
+def parse_flag(name: str, text: str) -> object:
+    """Turn the text of a command-line flag into the JSON value that config.json would hold for it.
+
+    Raises
+    ------
+    ConfigError
+        When the text is not a value of the setting.
+    """
+    field: FieldInfo = RunConfig.model_fields[name]
+    kind: Any = Annotated[field.annotation, field]
+    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+    value: object = text
+    if name == "category_map":
+        value = _parse_category_map(text)
+    elif name.endswith("_slides") and name != "unannotated_slides":
+        value = _parse_names(text)
+    elif name == "annotation_types" or (name == "mixture" and text not in MIXTURES):
+        value = [part.strip() for part in text.split(",")]
+    try:
+        parsed = (
+            adapter.validate_strings(value) if not isinstance(value, dict | list) else adapter.validate_python(value)
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"--{name}: {first['msg'].lower().replace('input should', 'should')}, got {text!r}"
+        ) from error
+    return TypeAdapter(Any).dump_python(parsed, mode="json")
+
+
+def _parse_names(text: str) -> list[str]:
+    """Names separated by commas, or ``@FILE`` with one per line."""
+    if text.startswith("@"):
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ConfigError(f"cannot read the list of slides {text[1:]}: {error.strerror}.") from error
+        return [line.strip() for line in lines if line.strip()]
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parse_category_map(text: str) -> object:
+    if "=" in text:
+        pairs = [part.partition("=") for part in text.split(",")]
+        return {name.strip(): role.strip() for name, _, role in pairs}
+    try:
+        return json.loads(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--category_map: {text} is neither NAME=ROLE pairs nor a readable JSON file: {error}"
+        ) from error
+
+
+def read_extraction_object(path: Path) -> dict[str, object]:
+    """Return the ``extraction`` object of a config file; relative paths in it are made relative to the file.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing, is not JSON, or its ``extraction`` is not an object.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(document, dict) or not isinstance(document.get("extraction", {}), dict):
+        raise ConfigError(f"{path}: expected an object with an object 'extraction' in it.")
+    extraction = dict(document.get("extraction", {}))
+    for key in LOCATION_FIELDS & extraction.keys():
+        if isinstance(extraction[key], str):
+            extraction[key] = str(path.parent / Path(extraction[key]).expanduser())
+    return extraction
+
+
+def load_config(file_values: Mapping[str, object], flag_values: Mapping[str, object]) -> RunConfig:
+    """Combine the values of a config file and of flags, flags first, into checked settings.
+
+    Raises
+    ------
+    ConfigError
+        Listing every problem, one per line, with the nearest valid key for unknown ones.
+    """
+    origin = {key: f"--{key}" for key in flag_values}
+    try:
+        return RunConfig.model_validate_json(json.dumps({**file_values, **flag_values}))
+    except ValidationError as error:
+        problems = [_describe_problem(problem, origin=origin) for problem in error.errors()]
+        lines = "\n".join(f"  {line}" for line in dict.fromkeys(problems))
+        raise ConfigError(f"the settings cannot be used:\n{lines}") from error

@@ -1,0 +1,190 @@
+"""Worker function 2: one block -> read, cut, label, write, record.
+
+One read per window, one write at the end; idempotent, and ignorant of Dask, of other blocks and of the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wsi_extract.arrays import FloatArray, RgbImage
+from wsi_extract.blocks import cut_windows
+from wsi_extract.files import sha256_of, write_atomically
+from wsi_extract.layout import patch_file_name, record_path, split_folder
+from wsi_extract.model import Block, BlockRecord, OutputFrame, PatchKind
+from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
+from wsi_extract.resample import cut_patch, support_px
+from wsi_extract.slides import OpenedSlide, SlideCache
+from wsi_extract.stores.png import StoredPatch, write_patches
+from wsi_extract.targets import LabelRules, PatchLabel, PatchLabels, label_patch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExtractJob:
+    """One block to extract."""
+
+    block: Block
+    rules: LabelRules
+    output_dir: Path
+
+
+def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
+    """Read, label and write the patches of one block; its record is written last.
+
+    Raises
+    ------
+    SlideError
+        When a region of the slide cannot be read. No pixel is ever made up.
+    OSError
+        When the output cannot be written.
+    """
+    block = job.block
+    slide = slides.get(block.slide)
+    names = [patch_file_name(block.slide.slide_id, x_l0=x, y_l0=y) for x, y in block.patches.origins_l0.tolist()]
+    stored = write_patches(
+        job.output_dir / split_folder(block.split), ((names[row], rgb) for row, rgb in read_patches(slide, block))
+    )
+    slides.get(block.slide)  # raises when the file was replaced while it was being read
+    stored_by_name = {entry.file_name: entry for entry in stored}
+    document, labels = _describe(block, [stored_by_name[name] for name in names], rules=job.rules)
+    data = encode_document(document)
+    write_atomically(record_path(job.output_dir, slide_id=block.slide.slide_id, index=block.index), data)
+    return BlockRecord(
+        slide_id=block.slide.slide_id,
+        index=block.index,
+        n_patches=len(block),
+        n_bytes=sum(entry.n_bytes for entry in stored),
+        n_labels=sum(not label.is_crowd for each in labels for label in each.labels),
+        n_crowd=sum(label.is_crowd for each in labels for label in each.labels),
+        digest=sha256_of(data),
+    )
+
+
+def read_patches(slide: OpenedSlide, block: Block) -> Iterator[tuple[int, RgbImage]]:
+    """Yield (row within the block, pixels) of every patch, window by window.
+
+    The pixels of a patch are a function of the slide and its origin alone, never of the window it was cut from:
+
+    * a level whose downsample is a whole number is read at whole level pixels, and patches are cut from windows;
+    * any other level is read once per patch, because OpenSlide then shifts the whole region by a fraction of a
+      pixel that depends on where the region starts.
+    """
+    frame = block.frame
+    level = block.slide.levels[frame.level]
+    origins_lv = block.patches.origins_l0 / frame.level_downsample
+    margin_px = _margin_px(frame)
+    if float(frame.level_downsample).is_integer():
+        step = int(frame.level_downsample)
+        boxes_lv = np.concatenate([origins_lv, origins_lv + _patch_wh_lv(frame)], axis=1)
+        size_wh = (level.width_px, level.height_px)
+        for window in cut_windows(boxes_lv, margin_px=margin_px, level_size_wh=size_wh):
+            rect = window.rect_lv
+            pixels = slide.read_region(
+                frame.level, x_l0=rect.x0 * step, y_l0=rect.y0 * step, w_lv_px=rect.width, h_lv_px=rect.height
+            )
+            for row in window.rows:
+                yield row, _cut(pixels, origins_lv[row] - (rect.x0, rect.y0), frame=frame)
+        return
+    margin_l0 = int(np.ceil(margin_px * frame.level_downsample))
+    for row, origin_l0 in enumerate(block.patches.origins_l0):
+        corner_l0 = np.maximum(origin_l0 - margin_l0, 0)
+        start_px = (origin_l0 - corner_l0) / frame.level_downsample
+        width, height = np.ceil(start_px + _patch_wh_lv(frame) + margin_px).astype(int).tolist()
+        pixels = slide.read_region(
+            frame.level, x_l0=int(corner_l0[0]), y_l0=int(corner_l0[1]), w_lv_px=width, h_lv_px=height
+        )
+        yield row, _cut(pixels, start_px, frame=frame)
+
+
+def _patch_wh_lv(frame: OutputFrame) -> FloatArray:
+    """Return the extent of a patch, (w, h) in level px; whole numbers when nothing is resampled."""
+    return np.array(
+        [
+            frame.patch_w_out_px * (frame.scale.x / frame.level_downsample),
+            frame.patch_h_out_px * (frame.scale.y / frame.level_downsample),
+        ],
+        dtype=np.float64,
+    )
+
+
+def _margin_px(frame: OutputFrame) -> int:
+    if not frame.is_resampled:
+        return 0
+    return max(support_px(frame.scale.x / frame.level_downsample), support_px(frame.scale.y / frame.level_downsample))
+
+
+def _cut(pixels: RgbImage, start_px: FloatArray, *, frame: OutputFrame) -> RgbImage:
+    width, height = _patch_wh_lv(frame).tolist()
+    return cut_patch(
+        pixels,
+        x_px=float(start_px[0]),
+        y_px=float(start_px[1]),
+        w_px=width,
+        h_px=height,
+        out_wh=(frame.patch_w_out_px, frame.patch_h_out_px),
+    )
+
+
+def _describe(block: Block, stored: list[StoredPatch], *, rules: LabelRules) -> tuple[BlockDocument, list[PatchLabels]]:
+    frame = block.frame
+    labels = [
+        label_patch(
+            block.annotations,
+            origin_l0_xy=(x_l0, y_l0),
+            scale=frame.scale,
+            patch_wh_out=(frame.patch_w_out_px, frame.patch_h_out_px),
+            rules=rules,
+        )
+        for x_l0, y_l0 in block.patches.origins_l0.tolist()
+    ]
+    counts: Counter[str] = Counter()
+    for each in labels:
+        counts.update(each.counts)
+    document: BlockDocument = {
+        "schema": SCHEMA,
+        "slide_id": block.slide.slide_id,
+        "index": block.index,
+        "split": block.split.value,
+        "plan_digest": block.plan_digest,
+        "patch_wh_px": [frame.patch_w_out_px, frame.patch_h_out_px],
+        "level": frame.level,
+        "l0_per_px_xy": [frame.scale.x, frame.scale.y],
+        "um_per_px_xy": None if frame.um_per_px_out_xy is None else list(frame.um_per_px_out_xy),
+        "patches": [_patch_entry(block, row, stored[row], labels[row]) for row in range(len(block))],
+        "label_counts": dict(sorted(counts.items())),
+    }
+    return document, labels
+
+
+def _patch_entry(block: Block, row: int, stored: StoredPatch, labels: PatchLabels) -> PatchEntry:
+    patches = block.patches
+    entry: PatchEntry = {
+        "row": block.first_row + row,
+        "file_name": stored.file_name,
+        "bytes": stored.n_bytes,
+        "sha256": stored.sha256,
+        "x_l0": int(patches.origins_l0[row, 0]),
+        "y_l0": int(patches.origins_l0[row, 1]),
+        "kind": PatchKind(int(patches.kind[row])).label,
+        "requested_kind": PatchKind(int(patches.requested_kind[row])).label,
+        "anchor": block.anchor_names[row] or None,
+        "tissue_fraction": round(float(patches.tissue_fraction[row]), 6),
+        "labels": [_label_entry(label) for label in labels.labels],
+    }
+    if labels.look_alikes:
+        entry["look_alikes"] = [_label_entry(label) for label in labels.look_alikes]
+    return entry
+
+
+def _label_entry(label: PatchLabel) -> LabelEntry:
+    return {
+        "bbox": list(label.xywh_out),
+        "category_id": label.category_id,
+        "iscrowd": int(label.is_crowd),
+        "source_id": label.annotation,
+    }

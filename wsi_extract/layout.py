@@ -1,0 +1,70 @@
+"""Where things lie in an output folder: the contract that users, trainers and `verify` rely on.
+
+out/
+  train2017/<slide_id>/<slide_id>_x<X>_y<Y>.png     X, Y: level-0 origin; val2017/ and test2017/ alike
+  annotations/instances_<split>2017.json
+  manifest.json, slides.csv, errors.jsonl, dask-report.html
+  .wsi_extract/                                      the run's memory: what lets it resume and be audited
+    run.json                                         settings and inputs the folder belongs to
+    plans/<slide_id>.npz, .json                      planned patches and tissue mask; the .json is written last
+    records/<slide_id>/<block>.json                  a block is done when its record exists
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsi_extract.model import Split
+
+MANIFEST = "manifest.json"
+SLIDES_TABLE = "slides.csv"
+ERRORS = "errors.jsonl"
+DASK_REPORT = "dask-report.html"
+STATE = ".wsi_extract"
+
+
+def split_folder(split: Split) -> str:
+    """Return the name of the folder that holds a split's patches."""
+    return f"{split.value}2017"
+
+
+def instances_name(split: Split) -> str:
+    """Return the path of a split's COCO document below the output folder."""
+    return f"annotations/instances_{split.value}2017.json"
+
+
+def patch_file_name(slide_id: str, *, x_l0: int, y_l0: int) -> str:
+    """Return the path of a patch below its split's folder."""
+    return f"{slide_id}/{slide_id}_x{x_l0}_y{y_l0}.png"
+
+
+def run_path(output_dir: Path) -> Path:
+    """Return the file that says which run the folder belongs to."""
+    return output_dir / STATE / "run.json"
+
+
+def plan_path(output_dir: Path, *, slide_id: str) -> Path:
+    """Return the file of a slide's plan."""
+    return output_dir / STATE / "plans" / f"{slide_id}.npz"
+
+
+def survey_path(output_dir: Path, *, slide_id: str) -> Path:
+    """Return the record whose existence means that the slide's plan is complete."""
+    return output_dir / STATE / "plans" / f"{slide_id}.json"
+
+
+def record_path(output_dir: Path, *, slide_id: str, index: int) -> Path:
+    """Return the record whose existence means that the block is complete."""
+    return output_dir / STATE / "records" / slide_id / f"{index:06d}.json"
+
+
+OWNED = (
+    *(split_folder(split) for split in Split),
+    "annotations",
+    MANIFEST,
+    SLIDES_TABLE,
+    ERRORS,
+    DASK_REPORT,
+    STATE,
+)
+"""Everything a run writes, and all that ``--fresh`` deletes."""

@@ -1,0 +1,110 @@
+"""The file of a slide's plan: planned patches and the tissue mask they were checked against."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from wsi_extract.errors import IntegrityError
+from wsi_extract.files import canonical_json, sha256_of, write_atomically
+from wsi_extract.geometry import Scale
+from wsi_extract.model import PatchTable, SlidePlan, Split, SplitAccount, TissueMask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyRecord:
+    """What a survey reports to the driver, and what is stored beside the plan."""
+
+    slide_id: str
+    job_key: str
+    """Digest of everything the plan depends on."""
+    plan_digest: str
+    """Digest of the job key and of every planned patch."""
+    n_patches: int
+    accounts: tuple[SplitAccount, ...]
+    tissue_share: float
+    mask_l0_per_px_xy: tuple[float, float]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the record as JSON values."""
+        return {**asdict(self), "mask_l0_per_px_xy": list(self.mask_l0_per_px_xy)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, object]) -> SurveyRecord:
+        """Rebuild a record from `to_json`; the caller has checked the digest of the file."""
+        values = dict(document)
+        accounts = values.pop("accounts")
+        scale = values.pop("mask_l0_per_px_xy")
+        assert isinstance(accounts, list)
+        assert isinstance(scale, list)
+        return cls(
+            **values,  # type: ignore[arg-type]  # the names and types are those of to_json
+            accounts=tuple(SplitAccount(**{**account, "split": Split(account["split"])}) for account in accounts),
+            mask_l0_per_px_xy=(float(scale[0]), float(scale[1])),
+        )
+
+
+def digest_of_plan(plan: SlidePlan, *, job_key: str) -> str:
+    """Return the SHA-256 over the job key and all columns of the plan."""
+    digest = hashlib.sha256(job_key.encode())
+    for column in fields(PatchTable):
+        values = getattr(plan.patches, column.name)
+        digest.update(canonical_json([column.name, str(values.dtype), list(values.shape)]))
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def write_plan(path: Path, plan: SlidePlan, *, tissue: TissueMask) -> None:
+    """Write the plan and the mask to ``path``; the same plan always gives the same bytes."""
+    columns = {column.name: getattr(plan.patches, column.name) for column in fields(PatchTable)}
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        **columns,
+        mask_bits=np.packbits(tissue.mask),
+        mask_shape_hw=np.array(tissue.mask.shape, dtype=np.int64),
+        mask_l0_per_px_xy=np.array([tissue.l0_per_mask_px.x, tissue.l0_per_mask_px.y], dtype=np.float64),
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def read_patches(path: Path, *, record: SurveyRecord) -> PatchTable:
+    """Return the planned patches of ``path``.
+
+    Raises
+    ------
+    IntegrityError
+        When the file is missing, damaged, or not the plan that ``record`` describes.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            patches = PatchTable(**{column.name: archive[column.name] for column in fields(PatchTable)})
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise IntegrityError(
+            f"the plan of slide {record.slide_id}, {path}, cannot be read: {error}.", "Start over with --fresh."
+        ) from error
+    plan = SlidePlan(slide_id=record.slide_id, patches=patches, accounts=record.accounts)
+    if digest_of_plan(plan, job_key=record.job_key) != record.plan_digest:
+        raise IntegrityError(
+            f"the plan of slide {record.slide_id}, {path}, is not the one that was recorded.",
+            "Start over with --fresh.",
+        )
+    return patches
+
+
+def read_mask(path: Path) -> TissueMask:
+    """Return the tissue mask stored with a plan."""
+    with np.load(path, allow_pickle=False) as archive:
+        height, width = (int(side) for side in archive["mask_shape_hw"])
+        mask = np.unpackbits(archive["mask_bits"], count=height * width).reshape(height, width).astype(np.bool_)
+        scale = archive["mask_l0_per_px_xy"]
+        return TissueMask(mask=mask, l0_per_mask_px=Scale(x=float(scale[0]), y=float(scale[1])))
+
+
+def job_key(description: object) -> str:
+    """Return the digest of everything a plan depends on, given as JSON values."""
+    return sha256_of(canonical_json(description))

@@ -1,0 +1,88 @@
+"""The record of a block on disk: what was written, from where, with which boxes. Its existence means done.
+
+A document per block, so that COCO files, tables and audits are made from small pieces in plan order, without the
+driver ever holding a data set in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from wsi_extract.errors import IntegrityError
+from wsi_extract.files import canonical_json, sha256_of
+
+SCHEMA = 1
+
+
+class LabelEntry(TypedDict):
+    """One box: COCO's xywh in patch pixels."""
+
+    bbox: list[float]
+    category_id: int
+    iscrowd: int
+    source_id: str
+
+
+class PatchEntry(TypedDict):
+    """One written patch."""
+
+    row: int
+    file_name: str
+    bytes: int
+    sha256: str
+    x_l0: int
+    y_l0: int
+    kind: str
+    requested_kind: str
+    anchor: str | None
+    tissue_fraction: float
+    labels: list[LabelEntry]
+    look_alikes: NotRequired[list[LabelEntry]]
+
+
+class BlockDocument(TypedDict):
+    """All that is known of one finished block."""
+
+    schema: int
+    slide_id: str
+    index: int
+    split: str
+    plan_digest: str
+    patch_wh_px: list[int]
+    level: int
+    l0_per_px_xy: list[float]
+    um_per_px_xy: list[float] | None
+    patches: list[PatchEntry]
+    label_counts: dict[str, int]
+
+
+def encode_document(document: BlockDocument) -> bytes:
+    """Return the bytes of the record: canonical JSON with the digest of its content in front."""
+    body = canonical_json(document)
+    return canonical_json({"sha256": sha256_of(body)})[:-1] + b',"block":' + body + b"}\n"
+
+
+def read_document(path: Path) -> BlockDocument | None:
+    """Return the record at ``path``, ``None`` when there is none.
+
+    Raises
+    ------
+    IntegrityError
+        When the file is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        envelope: Mapping[str, Any] = json.loads(data)
+        document: BlockDocument = envelope["block"]
+        stated = envelope["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"the record {path} is damaged: {error}.", "Delete it and run again.") from error
+    if sha256_of(canonical_json(document)) != stated or document["schema"] != SCHEMA:
+        raise IntegrityError(f"the record {path} does not match its own digest.", "Delete it and run again.")
+    return document

@@ -1,0 +1,236 @@
+"""The executor that runs tasks on a Dask cluster. The only module that knows Dask.
+
+Workers get plain functions of one item; what returns through the scheduler is a record of a few hundred bytes or a
+fault. The driver keeps its own bounded window of tasks in flight, so that scheduler memory does not grow with the
+number of slides and a dying worker takes few tasks with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import dask
+from dask import delayed
+from distributed import Client, Future, LocalCluster, WorkerPlugin, as_completed, get_worker, performance_report
+from distributed.system import MEMORY_LIMIT
+
+import wsi_extract
+from wsi_extract.errors import ConfigError, EnvironmentFaultError
+from wsi_extract.model import Fault, FaultClass
+from wsi_extract.slides import SlideCache
+from wsi_extract.tasks import Task, TaskResult, attempt
+
+WINDOW_PER_THREAD = 3
+"""Tasks in flight per worker thread: enough that no worker waits, few enough that a dying one takes few along."""
+MACHINE_MEMORY_USE = 0.85
+PLUGIN = "wsi-extract-slides"
+
+DASK_SETTINGS: dict[str, Any] = {
+    # Managed memory is near zero here, so spilling would only add a second way to fail.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": 0.80,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.no-workers-timeout": "10 minutes",
+    "distributed.comm.retry.count": 3,
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.nanny.pre-spawn-environ": {
+        "MALLOC_TRIM_THRESHOLD_": 65536,
+        "OMP_NUM_THREADS": 1,
+        "OPENBLAS_NUM_THREADS": 1,
+        "MKL_NUM_THREADS": 1,
+    },
+}
+
+
+class SlidesPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
+    """Gives each worker process its slide handles, and keeps native libraries to one thread."""
+
+    name = PLUGIN
+
+    def setup(self, worker: Any) -> None:
+        """Open the process's slide cache."""
+        cv2.setNumThreads(0)
+        self.slides = SlideCache()
+
+    def teardown(self, worker: Any) -> None:
+        """Close all slides."""
+        self.slides.close()
+
+
+def _attempt_on_worker(task: Task) -> tuple[object, Fault | None]:
+    """Run the task in a worker; its item stays there."""
+    result = attempt(task, get_worker().plugins[PLUGIN].slides)
+    return result.value, result.fault
+
+
+@dataclass(kw_only=True)
+class DaskExecutor:
+    """Runs tasks on the workers of a Dask cluster, with a bounded number in flight."""
+
+    client: Client
+    n_workers: int
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+        """Yield each result as it arrives; take new tasks only as there is room in the window."""
+        waiting = iter(tasks)
+        in_flight: dict[Future, Task] = {}
+        arrivals = as_completed()
+        try:
+            self._fill(waiting, in_flight, arrivals)
+            while in_flight:
+                future = next(arrivals)
+                task = in_flight.pop(future)
+                result = _result_of(future, task)
+                future.release()
+                self._fill(waiting, in_flight, arrivals)
+                yield result
+        finally:
+            for future in in_flight:
+                future.cancel()
+
+    def _fill(self, waiting: Iterator[Task], in_flight: dict[Future, Task], arrivals: Any) -> None:
+        while len(in_flight) < WINDOW_PER_THREAD * self.n_workers:
+            task = next(waiting, None)
+            if task is None:
+                return
+            future = self._submit(task)
+            in_flight[future] = task
+            arrivals.add(future)
+
+    def _submit(self, task: Task) -> Future:
+        """Hand a task over as a delayed call keyed by stage, slide and number.
+
+        The dashboard cuts a key at the first word that is not purely alphabetic: one bar per stage, one group per
+        slide. Slide names must not enter the key.
+        """
+        key = (f"{task.stage}-s{task.slide_ordinal:07d}", task.index)
+        lazy = delayed(_attempt_on_worker, pure=False, traverse=False)(task, dask_key_name=key)
+        return self.client.compute(lazy, optimize_graph=False)
+
+
+def _result_of(future: Future, task: Task) -> TaskResult:
+    """Return the result of a finished future; a dead worker becomes a fault of the task that killed it."""
+    if future.status == "finished":
+        value, fault = future.result()
+        return TaskResult(task=task, value=value, fault=fault)
+    error = future.exception() if future.status == "error" else None
+    lost = Fault(
+        slide_id=task.slide_id,
+        stage=task.stage,
+        fault_class=FaultClass.WORKER if error is not None else FaultClass.ENVIRONMENT,
+        error_type=type(error).__name__ if error is not None else "Cancelled",
+        message=f"worker processes died on block {task.index} of this slide: {error}"
+        if error is not None
+        else "the cluster dropped the task",
+        remedy="Give each worker more memory (fewer --workers), or check the slide for damage.",
+    )
+    return TaskResult(task=task, fault=lost)
+
+
+def machine_memory_bytes() -> int:
+    """Return the memory this process may use: the machine's, or less where a container limits it."""
+    return int(MEMORY_LIMIT)
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_memory_bytes(n_workers: int, *, asked_mb: int | None) -> int:
+    """Return the memory each worker may use: what was asked for, or an equal share of most of the machine's."""
+    if asked_mb is not None:
+        return asked_mb * 1_000_000
+    return int(machine_memory_bytes() * MACHINE_MEMORY_USE) // max(1, n_workers)
+
+
+@contextmanager
+def local_cluster(*, n_workers: int, memory_bytes: int, dashboard_address: str) -> Iterator[Client]:
+    """Start one single-threaded worker process per core on this machine, reachable from this machine only."""
+    with dask.config.set(DASK_SETTINGS):
+        cluster = LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=dashboard_address,
+            memory_limit=memory_bytes,
+            silence_logs=40,
+        )
+        with cluster, Client(cluster) as client:
+            yield client
+
+
+@contextmanager
+def existing_cluster(address: str) -> Iterator[Client]:
+    """Connect to a running scheduler.
+
+    Raises
+    ------
+    EnvironmentFaultError
+        When nothing answers there, or the workers cannot import this package in this version.
+    """
+    with dask.config.set(DASK_SETTINGS):
+        try:
+            client = Client(address, timeout="15s")
+        except (OSError, TimeoutError) as error:
+            raise EnvironmentFaultError(
+                f"no Dask scheduler answers at {address}: {error}.", "Start one, or leave --scheduler out."
+            ) from error
+        with client:
+            _check_workers(client, address=address)
+            yield client
+
+
+def _check_workers(client: Client, *, address: str) -> None:
+    try:
+        versions = client.run(_package_version)
+    except ModuleNotFoundError as error:
+        raise EnvironmentFaultError(
+            f"the workers of {address} cannot import this package: {error}.",
+            "Install it there (pip install .), or start the workers in this folder.",
+        ) from error
+    if not versions:
+        raise EnvironmentFaultError(f"the scheduler at {address} has no workers.", "Start some and run again.")
+    different = {worker: version for worker, version in versions.items() if version != wsi_extract.__version__}
+    if different:
+        raise EnvironmentFaultError(
+            f"workers of {address} run another version than {wsi_extract.__version__}: {different}.",
+            "Install the same version everywhere.",
+        )
+
+
+def _package_version() -> str:
+    return wsi_extract.__version__
+
+
+@contextmanager
+def dask_executor(client: Client, *, report_path: Path | None) -> Iterator[DaskExecutor]:
+    """Prepare the cluster's workers and, when asked to, record the run as a Dask performance report."""
+    client.register_plugin(SlidesPlugin())
+    n_threads = sum(client.nthreads().values())
+    if n_threads == 0:
+        raise EnvironmentFaultError("the Dask cluster has no workers.", "Check their logs.")
+    executor = DaskExecutor(client=client, n_workers=n_threads)
+    if report_path is None:
+        yield executor
+        return
+    report_path.parent.mkdir(parents=True, exist_ok=True)
+    with performance_report(filename=str(report_path)):
+        yield executor
+
+
+def check_port(dashboard_address: str) -> None:
+    """Refuse a dashboard address that is not HOST:PORT."""
+    host, _, port = dashboard_address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"--dashboard_address must be HOST:PORT, got {dashboard_address!r}.")

@@ -1,0 +1,138 @@
+"""Worker function 1: one slide -> its plan.
+
+Everything that needs the whole slide happens here, at low magnification: the tissue mask and the sampling of
+coordinates. Runs in any process, knows nothing of Dask, and returns a small record; the plan itself goes to disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from wsi_extract.files import pretty_json, write_atomically
+from wsi_extract.geometry import Rect
+from wsi_extract.layout import plan_path, survey_path
+from wsi_extract.model import AnnotationTable, OutputFrame, SlideInfo, Split, TissueMask
+from wsi_extract.plans import SurveyRecord, digest_of_plan, job_key, write_plan
+from wsi_extract.sampling import SamplingOptions, plan_slide
+from wsi_extract.slides import OpenedSlide, SlideCache, read_overview
+from wsi_extract.tissue import TissueMethod, segment_tissue
+
+UM_PER_PX_AT_1X = 10.0
+"""Convention of the field: 40x is 0.25 um per px."""
+FALLBACK_MASK_DOWNSAMPLE = 16.0
+"""For slides of unknown resolution: 2.5x if they were scanned at 40x. Affects the mask's coarseness only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SurveyJob:
+    """One slide to survey, with all that decides its plan."""
+
+    slide: SlideInfo
+    frame: OutputFrame
+    domains: tuple[tuple[Split, Rect], ...]
+    """Where patches of each split may lie, level-0 px."""
+    annotations: AnnotationTable
+    sampling: SamplingOptions
+    tissue_method: TissueMethod
+    mask_magnification: float
+    run_key: str
+    """Digest of the settings and inputs of the run."""
+    output_dir: Path | None
+    """Where the plan is kept; ``None`` keeps nothing, for a dry run."""
+
+
+def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
+    """Make the plan of one slide, or return the record of the one already made.
+
+    Raises
+    ------
+    SlideError
+        When the slide cannot be read.
+    """
+    key = _key_of(job)
+    slide_id = job.slide.slide_id
+    if job.output_dir is not None:
+        known = read_survey(job.output_dir, slide_id=slide_id)
+        if known is not None and known.job_key == key:
+            return known
+    tissue = mask_tissue(
+        slides.get(job.slide), job.slide, method=job.tissue_method, mask_magnification=job.mask_magnification
+    )
+    plan = plan_slide(
+        slide_id,
+        domains=readable_domains(job),
+        frame=job.frame,
+        annotations=job.annotations,
+        tissue=tissue,
+        options=job.sampling,
+    )
+    record = SurveyRecord(
+        slide_id=slide_id,
+        job_key=key,
+        plan_digest=digest_of_plan(plan, job_key=key),
+        n_patches=len(plan.patches),
+        accounts=plan.accounts,
+        tissue_share=round(tissue.tissue_share, 6),
+        mask_l0_per_px_xy=(tissue.l0_per_mask_px.x, tissue.l0_per_mask_px.y),
+    )
+    if job.output_dir is not None:
+        write_plan(plan_path(job.output_dir, slide_id=slide_id), plan, tissue=tissue)
+        write_atomically(survey_path(job.output_dir, slide_id=slide_id), pretty_json(record.to_json()))
+    return record
+
+
+def read_survey(output_dir: Path, *, slide_id: str) -> SurveyRecord | None:
+    """Return the record of a finished survey, ``None`` when there is none that can be read."""
+    try:
+        return SurveyRecord.from_json(json.loads(survey_path(output_dir, slide_id=slide_id).read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
+def mask_tissue(slide: OpenedSlide, info: SlideInfo, *, method: TissueMethod, mask_magnification: float) -> TissueMask:
+    """Return where the slide holds tissue, seen at about ``mask_magnification``."""
+    target = mask_downsample(info, mask_magnification=mask_magnification)
+    overview, l0_per_px = read_overview(slide, info, target_downsample=target)
+    um_per_px = None if info.um_per_px_xy is None else info.um_per_px_xy[0] * l0_per_px.x
+    return TissueMask(mask=segment_tissue(overview, method=method, um_per_px=um_per_px), l0_per_mask_px=l0_per_px)
+
+
+def mask_downsample(info: SlideInfo, *, mask_magnification: float) -> float:
+    """Return the downsample that shows the slide at ``mask_magnification``."""
+    if info.um_per_px_xy is not None:
+        return UM_PER_PX_AT_1X / mask_magnification / max(info.um_per_px_xy)
+    if info.objective_power is not None:
+        return info.objective_power / mask_magnification
+    return FALLBACK_MASK_DOWNSAMPLE
+
+
+def readable_domains(job: SurveyJob) -> tuple[tuple[Split, Rect], ...]:
+    """Return the domains without the sliver at the right and bottom that the level to be read does not cover.
+
+    Levels have whole pixels: a level of 555 px with downsample 4.003 ends at level-0 column 2221 of 2223.
+    """
+    level = job.slide.levels[job.frame.level]
+    right, bottom = int(level.width_px * level.downsample), int(level.height_px * level.downsample)
+    return tuple(
+        (split, Rect(x0=rect.x0, y0=rect.y0, x1=min(rect.x1, right), y1=min(rect.y1, bottom)))
+        for split, rect in job.domains
+    )
+
+
+def _key_of(job: SurveyJob) -> str:
+    annotations = hashlib.sha256()
+    for column in fields(AnnotationTable):
+        annotations.update(getattr(job.annotations, column.name).tobytes())
+    return job_key(
+        {
+            "run": job.run_key,
+            "slide": job.slide.slide_id,
+            "fingerprint": job.slide.fingerprint,
+            "frame": asdict(job.frame),
+            "domains": [[split.value, asdict(rect)] for split, rect in job.domains],
+            "annotations": annotations.hexdigest(),
+        }
+    )
