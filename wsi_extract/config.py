@@ -168,6 +168,19 @@ class RunConfig(BaseModel):
         return settings
 
 
+SECTIONS: Mapping[str, str] = {
+    "wsi_dir": "input and output",
+    "patches_per_slide": "what is extracted",
+    "category_map": "annotations",
+    "tissue_method": "tissue",
+    "sampling": "sampling",
+    "train_val_split": "splits",
+    "label_hard_negatives": "labels",
+    "store": "how it is stored",
+    "workers": "how the run is carried out (never changes the output)",
+}
+"""First setting of each section of the help text."""
+
 LOCATION_FIELDS = frozenset(
     {"wsi_dir", "annotation_json", "output_dir", "slide_mpp_csv", "slide_aliases_csv", "group_csv"}
 )

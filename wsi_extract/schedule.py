@@ -7,28 +7,26 @@ number of slides and a dying worker takes few tasks with it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import dask
-from dask import delayed
+from dask.delayed import delayed
 from distributed import Client, Future, LocalCluster, WorkerPlugin, as_completed, get_worker, performance_report
-from distributed.system import MEMORY_LIMIT
 
 import wsi_extract
-from wsi_extract.errors import ConfigError, EnvironmentFaultError
+from wsi_extract.errors import EnvironmentFaultError
+from wsi_extract.machine import memory_bytes
 from wsi_extract.model import Fault, FaultClass
 from wsi_extract.slides import SlideCache
 from wsi_extract.tasks import Task, TaskResult, attempt
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that no worker waits, few enough that a dying one takes few along."""
-MACHINE_MEMORY_USE = 0.85
 PLUGIN = "wsi-extract-slides"
 
 DASK_SETTINGS: dict[str, Any] = {
@@ -51,10 +49,11 @@ DASK_SETTINGS: dict[str, Any] = {
 }
 
 
-class SlidesPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
+class SlidesPlugin(WorkerPlugin):
     """Gives each worker process its slide handles, and keeps native libraries to one thread."""
 
     name = PLUGIN
+    slides: SlideCache
 
     def setup(self, worker: Any) -> None:
         """Open the process's slide cache."""
@@ -68,7 +67,9 @@ class SlidesPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no ty
 
 def _attempt_on_worker(task: Task) -> tuple[object, Fault | None]:
     """Run the task in a worker; its item stays there."""
-    result = attempt(task, get_worker().plugins[PLUGIN].slides)
+    plugin = get_worker().plugins[PLUGIN]
+    assert isinstance(plugin, SlidesPlugin)
+    result = attempt(task, plugin.slides)
     return result.value, result.fault
 
 
@@ -78,11 +79,12 @@ class DaskExecutor:
 
     client: Client
     n_workers: int
+    worker_memory_bytes: int
 
     def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
         """Yield each result as it arrives; take new tasks only as there is room in the window."""
         waiting = iter(tasks)
-        in_flight: dict[Future, Task] = {}
+        in_flight: dict[Future[Any], Task] = {}
         arrivals = as_completed()
         try:
             self._fill(waiting, in_flight, arrivals)
@@ -97,7 +99,7 @@ class DaskExecutor:
             for future in in_flight:
                 future.cancel()
 
-    def _fill(self, waiting: Iterator[Task], in_flight: dict[Future, Task], arrivals: Any) -> None:
+    def _fill(self, waiting: Iterator[Task], in_flight: dict[Future[Any], Task], arrivals: Any) -> None:
         while len(in_flight) < WINDOW_PER_THREAD * self.n_workers:
             task = next(waiting, None)
             if task is None:
@@ -106,7 +108,7 @@ class DaskExecutor:
             in_flight[future] = task
             arrivals.add(future)
 
-    def _submit(self, task: Task) -> Future:
+    def _submit(self, task: Task) -> Future[Any]:
         """Hand a task over as a delayed call keyed by stage, slide and number.
 
         The dashboard cuts a key at the first word that is not purely alphabetic: one bar per stage, one group per
@@ -114,10 +116,11 @@ class DaskExecutor:
         """
         key = (f"{task.stage}-s{task.slide_ordinal:07d}", task.index)
         lazy = delayed(_attempt_on_worker, pure=False, traverse=False)(task, dask_key_name=key)
-        return self.client.compute(lazy, optimize_graph=False)
+        future: Future[Any] = self.client.compute(lazy, optimize_graph=False)
+        return future
 
 
-def _result_of(future: Future, task: Task) -> TaskResult:
+def _result_of(future: Future[Any], task: Task) -> TaskResult:
     """Return the result of a finished future; a dead worker becomes a fault of the task that killed it."""
     if future.status == "finished":
         value, fault = future.result()
@@ -134,23 +137,6 @@ def _result_of(future: Future, task: Task) -> TaskResult:
         remedy="Give each worker more memory (fewer --workers), or check the slide for damage.",
     )
     return TaskResult(task=task, fault=lost)
-
-
-def machine_memory_bytes() -> int:
-    """Return the memory this process may use: the machine's, or less where a container limits it."""
-    return int(MEMORY_LIMIT)
-
-
-def default_workers() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def worker_memory_bytes(n_workers: int, *, asked_mb: int | None) -> int:
-    """Return the memory each worker may use: what was asked for, or an equal share of most of the machine's."""
-    if asked_mb is not None:
-        return asked_mb * 1_000_000
-    return int(machine_memory_bytes() * MACHINE_MEMORY_USE) // max(1, n_workers)
 
 
 @contextmanager
@@ -214,23 +200,28 @@ def _package_version() -> str:
 
 
 @contextmanager
-def dask_executor(client: Client, *, report_path: Path | None) -> Iterator[DaskExecutor]:
-    """Prepare the cluster's workers and, when asked to, record the run as a Dask performance report."""
+def dask_executor(
+    client: Client, *, worker_memory_bytes: int | None, report_path: Path | None
+) -> Iterator[DaskExecutor]:
+    """Prepare the cluster's workers, and record what they do as a Dask performance report.
+
+    Parameters
+    ----------
+    worker_memory_bytes
+        Memory each worker may use; ``None`` asks the workers.
+    report_path
+        Where the report is written at the end; ``None`` writes none.
+    """
     client.register_plugin(SlidesPlugin())
-    n_threads = sum(client.nthreads().values())
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    n_threads = sum(worker["nthreads"] for worker in workers)
     if n_threads == 0:
         raise EnvironmentFaultError("the Dask cluster has no workers.", "Check their logs.")
-    executor = DaskExecutor(client=client, n_workers=n_threads)
-    if report_path is None:
-        yield executor
-        return
-    report_path.parent.mkdir(parents=True, exist_ok=True)
-    with performance_report(filename=str(report_path)):
-        yield executor
-
-
-def check_port(dashboard_address: str) -> None:
-    """Refuse a dashboard address that is not HOST:PORT."""
-    host, _, port = dashboard_address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"--dashboard_address must be HOST:PORT, got {dashboard_address!r}.")
+    if worker_memory_bytes is None:
+        worker_memory_bytes = min(int(worker["memory_limit"] or memory_bytes()) for worker in workers)
+    executor = DaskExecutor(client=client, n_workers=n_threads, worker_memory_bytes=worker_memory_bytes)
+    with performance_report(filename=str(report_path)) if report_path is not None else nullcontext():
+        try:
+            yield executor
+        finally:
+            client.unregister_worker_plugin(PLUGIN)

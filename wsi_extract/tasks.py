@@ -53,6 +53,8 @@ class Executor(Protocol):
 
     n_workers: int
     """Processes that work at the same time; 1 for serial execution."""
+    worker_memory_bytes: int
+    """Memory each of them may use."""
 
     def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
         """Run the tasks, taken from the iterable as there is room for them, and yield each result once."""
@@ -96,7 +98,7 @@ def attempt(task: Task, slides: SlideCache) -> TaskResult:
         try:
             return TaskResult(task=task, value=task.function(task.item, slides))
         except Exception as error:  # noqa: BLE001
-            slides.drop(task.slide_id)
+            slides.close()  # a handle that failed once is useless
             fault = fault_from(error, slide_id=task.slide_id, stage=task.stage)
             result = TaskResult(task=task, fault=fault)
             if fault.fault_class is not FaultClass.SLIDE:
@@ -109,6 +111,7 @@ class SerialExecutor:
     """Runs tasks one after the other in this process; no Dask, no pickling."""
 
     slides: SlideCache
+    worker_memory_bytes: int
     n_workers: int = 1
 
     def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:

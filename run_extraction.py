@@ -1,0 +1,168 @@
+"""The main job: slides and annotations in, a COCO data set out. ``python run_extraction.py --help`` lists all settings.
+
+Exit codes: 0 complete; 2 bad usage, config or input; 3 finished, but some slides failed; 5 the machine failed,
+resumable; 6 the output folder belongs to another run or is damaged; 130 or 143 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from wsi_extract.config import SECTIONS, RunConfig, load_config, parse_flag, read_extraction_object
+from wsi_extract.errors import ConfigError, WsiExtractError
+
+if TYPE_CHECKING:
+    from wsi_extract.tasks import Executor
+
+EXIT_PARTIAL = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "config.json"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser: one flag per setting, spelled with underscores or hyphens."""
+    parser = argparse.ArgumentParser(
+        prog="run_extraction.py",
+        description="Extract patches and COCO boxes from whole-slide images.",
+        epilog="Every flag is also a key of the config file's 'extraction' object; flags win. A run that was "
+        "interrupted resumes when the same command is given again.",
+        usage="run_extraction.py --wsi_dir FOLDER --annotation_json FILE --output_dir FOLDER [options]",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="config file; default: config.json beside this script, if any"
+    )
+    section: argparse._ActionsContainer = parser
+    for name, field in RunConfig.model_fields.items():
+        if name in SECTIONS:
+            section = parser.add_argument_group(SECTIONS[name])
+        spellings = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+        default = "" if field.is_required() or field.default in (None, False, ()) else f" (default {field.default})"
+        text = f"{field.description}{default}".replace("%", "%%")
+        if field.annotation is bool:
+            section.add_argument(*spellings, dest=name, action="store_const", const="true", help=text)
+        else:
+            section.add_argument(*spellings, dest=name, metavar=_metavar(name), help=text)
+    return parser
+
+
+def _metavar(name: str) -> str:
+    kinds = {"_dir": "FOLDER", "_csv": "FILE", "_json": "FILE", "_px": "PX", "_um": "UM", "_slides": "A,B,C"}
+    return next((kind for ending, kind in kinds.items() if name.endswith(ending)), "VALUE")
+
+
+def read_settings(argv: Sequence[str] | None) -> RunConfig:
+    """Combine flags and config file.
+
+    Raises
+    ------
+    ConfigError
+        Listing every problem.
+    """
+    arguments = vars(build_parser().parse_args(argv))
+    config_path: Path | None = arguments.pop("config")
+    if config_path is None and DEFAULT_CONFIG.is_file():
+        config_path = DEFAULT_CONFIG
+    flags: dict[str, object] = {}
+    problems = []
+    for name, text in arguments.items():
+        if text is not None:
+            try:
+                flags[name] = parse_flag(name, text)
+            except ConfigError as error:
+                problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return load_config({} if config_path is None else read_extraction_object(config_path), flags)
+
+
+@contextmanager
+def open_executor(config: RunConfig) -> Iterator[Executor]:
+    """Yield what runs the tasks: this process, a cluster on this machine, or an existing cluster."""
+    from wsi_extract import machine  # noqa: PLC0415  # heavy imports wait until the flags are known to be good
+
+    if config.workers == 0:
+        from wsi_extract.slides import SlideCache  # noqa: PLC0415
+        from wsi_extract.tasks import SerialExecutor  # noqa: PLC0415
+
+        memory = machine.memory_per_worker_bytes(1, asked_mb=config.worker_memory_mb)
+        with SlideCache() as slides:
+            yield SerialExecutor(slides=slides, worker_memory_bytes=memory)
+        return
+    from wsi_extract import schedule  # noqa: PLC0415
+
+    n_workers = config.workers or machine.n_cores()
+    memory = machine.memory_per_worker_bytes(n_workers, asked_mb=config.worker_memory_mb)
+    if config.scheduler is not None:
+        cluster, asked = schedule.existing_cluster(config.scheduler), config.worker_memory_mb
+        known_memory = None if asked is None else asked * 1_000_000
+    else:
+        known_memory = memory
+        cluster = schedule.local_cluster(
+            n_workers=n_workers, memory_bytes=memory, dashboard_address=config.dashboard_address
+        )
+    with cluster as client, dask_report(config) as report_path:
+        print(f"dashboard: {client.dashboard_link}", flush=True)
+        with schedule.dask_executor(client, worker_memory_bytes=known_memory, report_path=report_path) as executor:
+            yield executor
+
+
+@contextmanager
+def dask_report(config: RunConfig) -> Iterator[Path | None]:
+    """Yield where Dask may write its report, and move it into the output folder if the run came to own that."""
+    from wsi_extract.layout import DASK_REPORT, run_path  # noqa: PLC0415
+
+    if config.dry_run:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / DASK_REPORT
+        yield report
+        if report.is_file() and run_path(config.output_dir).is_file():
+            shutil.move(report, config.output_dir / DASK_REPORT)
+
+
+def extract(config: RunConfig) -> int:
+    """Carry out the run and return the exit code."""
+    from wsi_extract.console import ConsoleReporter, make_console  # noqa: PLC0415
+    from wsi_extract.pipeline import run  # noqa: PLC0415
+
+    reporter = ConsoleReporter(config, console=make_console())
+    with open_executor(config) as executor:
+        result = run(config, executor=executor, reporter=reporter)
+    return EXIT_PARTIAL if result.has_failures and config.on_partial == "fail" else 0
+
+
+def _on_terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code; every error a user can mend is one message, not a traceback."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        return extract(read_settings(argv))
+    except WsiExtractError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        print("interrupted; give the same command again to resume", file=sys.stderr)
+        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

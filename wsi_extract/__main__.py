@@ -1,0 +1,80 @@
+"""Tools beside the main job: ``python -m wsi_extract {demo,verify} ...``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsi_extract.errors import InputError, WsiExtractError
+
+EXIT_INTEGRITY = 6
+MAX_PROBLEMS_SHOWN = 50
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the sub-commands."""
+    parser = argparse.ArgumentParser(prog="python -m wsi_extract", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="write generated slides with annotations to try everything on")
+    demo.add_argument("folder", type=Path)
+    demo.add_argument("--slides", type=int, default=6, metavar="N", help="number of slides (default %(default)s)")
+    demo.add_argument("--width", type=int, metavar="PX", help="width of a slide, level-0 px (default: about 7,000)")
+    demo.add_argument("--height", type=int, metavar="PX", help="height of a slide, level-0 px (default: about 5,000)")
+    demo.add_argument("--seed", type=int, default=7, help="seed of everything drawn (default %(default)s)")
+    verify = commands.add_parser("verify", help="audit a finished data set from scratch, or compare two")
+    verify.add_argument("folder", type=Path, metavar="OUT")
+    verify.add_argument("--same", type=Path, metavar="OTHER", help="compare byte for byte, apart from timings")
+    return parser
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Write the demo data set and say how to go on."""
+    from wsi_extract.synthetic import write_demo  # noqa: PLC0415
+
+    sizes = {"width_px": arguments.width, "height_px": arguments.height}
+    summary = write_demo(
+        arguments.folder,
+        n_slides=arguments.slides,
+        seed=arguments.seed,
+        **{name: value for name, value in sizes.items() if value is not None},
+    )
+    print(summary)
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Audit or compare, print what is wrong, and return the exit code."""
+    from wsi_extract.verify import audit, compare  # noqa: PLC0415
+
+    if not arguments.folder.is_dir():
+        raise InputError(f"{arguments.folder} is not a folder.")
+    if arguments.same is None:
+        report = audit(arguments.folder)
+    elif not arguments.same.is_dir():
+        raise InputError(f"{arguments.same} is not a folder.")
+    else:
+        report = compare(arguments.folder, arguments.same)
+    for problem in report.problems[:MAX_PROBLEMS_SHOWN]:
+        print(problem, file=sys.stderr)
+    if len(report.problems) > MAX_PROBLEMS_SHOWN:
+        print(f"... and {len(report.problems) - MAX_PROBLEMS_SHOWN} more", file=sys.stderr)
+    return EXIT_INTEGRITY if report.problems else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command and return the exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return {"demo": run_demo, "verify": run_verify}[arguments.command](arguments)
+    except WsiExtractError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

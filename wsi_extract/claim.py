@@ -1,0 +1,98 @@
+"""Take possession of an output folder: one run owns it, resumes in it, and deletes nothing it did not write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wsi_extract.errors import InputError, IntegrityError
+from wsi_extract.files import pretty_json, write_atomically
+from wsi_extract.layout import MANIFEST, OWNED, STATE, run_path
+
+
+def claim_folder(output_dir: Path, *, description: Mapping[str, Any], fresh: bool) -> None:
+    """Prepare ``output_dir`` for the run described, so that finished work of the same run is kept.
+
+    Parameters
+    ----------
+    description
+        ``settings`` and ``annotations`` of the run, and ``slides``: for each slide id what its patches depend on.
+    fresh
+        Delete what an earlier run of this program wrote there.
+
+    Raises
+    ------
+    InputError
+        When the folder holds files of the contract's names that this program did not write.
+    IntegrityError
+        When it holds the output of a run with other settings or inputs.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"--output_dir {output_dir} is a file.", "Name a folder.")
+    known = _read_run(output_dir)
+    present = [name for name in OWNED if (output_dir / name).exists()]
+    if known is None and present:
+        raise InputError(
+            f"{output_dir} already holds {', '.join(present)}, not written by this program (there is no "
+            f"{STATE}/run.json).",
+            "Choose another --output_dir.",
+        )
+    if fresh:
+        for name in present:
+            _delete(output_dir / name)
+        known = None
+    if known is not None:
+        _refuse_changes(output_dir, known=known, description=description)
+    # From here on the folder must not look finished until it is.
+    (output_dir / MANIFEST).unlink(missing_ok=True)
+    write_atomically(run_path(output_dir), pretty_json(dict(description)))
+
+
+def _read_run(output_dir: Path) -> dict[str, Any] | None:
+    path = run_path(output_dir)
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged: {error}.", "Start over in another --output_dir.") from error
+    if not isinstance(document, dict):
+        raise IntegrityError(f"{path} is damaged: not an object.", "Start over in another --output_dir.")
+    return document
+
+
+def _refuse_changes(output_dir: Path, *, known: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+    changes = []
+    for section in ("program", "annotations", "settings"):
+        old, new = known.get(section), description[section]
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += [
+                f"{section}.{key}: was {old.get(key)!r}, now {new.get(key)!r}"
+                for key in sorted(old.keys() | new.keys())
+                if old.get(key) != new.get(key)
+            ]
+        elif old != new:
+            changes.append(f"{section}: was {old!r}, now {new!r}")
+    old_slides = known.get("slides", {})
+    changes += [
+        f"slide {slide_id}: {'no longer taking part' if slide_id not in description['slides'] else 'changed'}"
+        for slide_id, old in old_slides.items()
+        if description["slides"].get(slide_id) != old
+    ]
+    if changes:
+        listing = "\n".join(f"  {change}" for change in changes[:20])
+        more = f"\n  and {len(changes) - 20} more" if len(changes) > 20 else ""
+        raise IntegrityError(
+            f"{output_dir} holds the output of another run:\n{listing}{more}\n",
+            "Choose another --output_dir, or start over with --fresh.",
+        )
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,235 @@
+"""Shows a run to a person: a progress bar on a terminal, plain lines in a log, tables at both ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from wsi_extract.config import RunConfig
+from wsi_extract.extraction import RunPlan
+from wsi_extract.finish import Finished
+from wsi_extract.gather import Inputs, SlideStatus
+from wsi_extract.model import Fault, PatchKind, Role, Split
+from wsi_extract.targets import CATEGORY_NAMES
+
+LOG_WIDTH = 140
+"""Columns where there is no terminal to ask."""
+LINE_EVERY_S = 10.0
+MAX_SLIDES_SHOWN = 40
+
+
+def make_console() -> Console:
+    """Return a console for standard output."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=LOG_WIDTH)
+
+
+def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Return a table; columns whose name starts with ``#`` hold numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        table.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")
+    for row in rows:
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
+    return table
+
+
+class ConsoleReporter:
+    """Reports a run on a console."""
+
+    def __init__(self, config: RunConfig, *, console: Console) -> None:
+        self.config = config
+        self.console = console
+        self.progress: Progress | None = None
+        self.bar: TaskID | None = None
+        self.stage, self.unit = "", ""
+        self.total = self.done = self.n_failed = 0
+        self.started_s = self.line_s = 0.0
+
+    def begin(self, stage: str, *, total: int, unit: str) -> None:
+        """Start a stage of ``total`` units."""
+        self.stage, self.unit, self.total, self.done = stage, unit, total, 0
+        self.started_s = self.line_s = time.monotonic()
+        if not self.console.is_terminal:
+            self.console.print(f"{stage}: {total:,} {unit}")
+            return
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.bar = self.progress.add_task(stage, total=total, note="")
+        self.progress.start()
+
+    def advance(self, n_units: int) -> None:
+        """Note that units of the current stage are done."""
+        self.done += n_units
+        if self.progress is not None and self.bar is not None:
+            self.progress.update(self.bar, advance=n_units, note=self._note())
+        elif time.monotonic() - self.line_s >= LINE_EVERY_S:
+            self.line_s = time.monotonic()
+            left_s = (self.total - self.done) / max(self._rate_per_s(), 1e-9)
+            self.console.print(f"{self.stage}: {self.done:,} of {self.total:,} {self._note()}, {left_s:.0f} s left")
+
+    def _rate_per_s(self) -> float:
+        return self.done / max(time.monotonic() - self.started_s, 1e-3)
+
+    def _note(self) -> str:
+        failures = f", {self.n_failed} slides failed" if self.n_failed else ""
+        return f"{self._rate_per_s():,.0f} {self.unit}/s{failures}"
+
+    def fail(self, fault: Fault) -> None:
+        """Show a failure that the run survives."""
+        self.n_failed += 1
+        self._show_fault(fault)
+
+    def _show_fault(self, fault: Fault) -> None:
+        text = f"slide {fault.slide_id} failed ({fault.stage}): {fault.message} {fault.remedy}"
+        self.console.print(Text(text.strip(), style="red"))
+
+    def end(self) -> None:
+        """Finish the current stage."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = self.bar = None
+        else:
+            seconds = time.monotonic() - self.started_s
+            self.console.print(f"{self.stage}: done, {self.done:,} {self._note()}, {seconds:.1f} s")
+
+    def show_inputs(self, inputs: Inputs) -> None:
+        """Show slides, classes, reconciliation and splits."""
+        for fault in inputs.faults:
+            self.fail(fault)
+        source = inputs.annotations.source
+        self.console.print(f"annotations: {source.path.name}, {source.format}, {source.n_slides} slides")
+        for note in source.notes:
+            self.console.print(Text(f"note: {note}", style="yellow"))
+        classes = inputs.annotations.classes
+        self.console.print(
+            make_table(
+                "Classes",
+                ("#id", "name", "role", "decided by", "#annotations"),
+                [
+                    (c.class_id, c.name, c.role.label if c.role else "not used", c.decided_by, c.n_annotations)
+                    for c in classes
+                ],
+            )
+        )
+        columns, rows = inputs.annotations.reconciliation.table()
+        self.console.print(make_table("Where the annotations went", columns, rows))
+        self._show_slides(inputs)
+
+    def _show_slides(self, inputs: Inputs) -> None:
+        rows = []
+        for entry in inputs.entries[:MAX_SLIDES_SHOWN]:
+            um = entry.info.um_per_px_xy if entry.info is not None else None
+            rows.append(
+                (
+                    entry.file.slide_id,
+                    entry.status.value if entry.decision is None else "+".join(s.value for s in entry.decision.splits),
+                    "" if entry.decision is None else entry.decision.group,
+                    f"{entry.info.width_l0_px:,} x {entry.info.height_l0_px:,}" if entry.info is not None else "",
+                    "unknown" if um is None else f"{um[0]:.4g}" if um[0] == um[1] else f"{um[0]:.4g} x {um[1]:.4g}",
+                    entry.annotations.count(Role.TARGET),
+                    entry.annotations.count(Role.HARD_NEGATIVE),
+                    entry.reason,
+                )
+            )
+        columns = ("slide", "split", "group", "level-0 px", "um/px", "#targets", "#hard neg.", "reason")
+        self.console.print(make_table("Slides", columns, rows))
+        if len(inputs.entries) > MAX_SLIDES_SHOWN:
+            self.console.print(f"... and {len(inputs.entries) - MAX_SLIDES_SHOWN} more; slides.csv lists all")
+        n_ignored = len(inputs.found.ignored)
+        if n_ignored:
+            self.console.print(f"{n_ignored} other files in the slide folder are not slides")
+
+    def show_plan(self, plan: RunPlan) -> None:
+        """Show what is going to be extracted."""
+        accounts = [account for record in plan.surveys.values() for account in record.accounts]
+        rows = []
+        for split in Split:
+            of_split = [account for account in accounts if account.split is split]
+            if not of_split:
+                continue
+            kinds = [sum(account.n_planned.get(kind.label, 0) for account in of_split) for kind in PatchKind]
+            moved = sum(sum(account.moved_to_random.values()) for account in of_split)
+            missing = sum(account.n_missing for account in of_split)
+            groups = {e.decision.group for e in plan.inputs.planned if e.decision and split in e.decision.splits}
+            rows.append((split.value, len(of_split), len(groups), *kinds, sum(kinds), moved, missing))
+        kind_columns = [f"#{kind.label}" for kind in PatchKind]
+        columns = ("split", "#slides", "#groups", *kind_columns, "#patches", "#moved to random", "#missing")
+        self.console.print(make_table("Plan", columns, rows))
+        for record in plan.surveys.values():
+            for account in record.accounts:
+                if account.missing_reason:
+                    self.console.print(
+                        f"slide {record.slide_id}, {account.split}: {account.n_missing:,} of {account.n_asked:,} "
+                        f"patches not possible: {account.missing_reason}"
+                    )
+        self.console.print(
+            f"{plan.n_patches:,} PNG files, about {plan.n_bytes / 1e6:,.0f} MB; "
+            f"memory per worker at most about {plan.worker_bytes / 1e6:,.0f} MB"
+        )
+
+    def show_finished(self, finished: Finished, *, inputs: Inputs, seconds: float) -> None:
+        """Show what was written and what is missing."""
+        rows = [
+            (
+                split.value,
+                counts.n_images,
+                counts.n_empty_images,
+                *(counts.labels_by_category.get(category, 0) for category in CATEGORY_NAMES),
+                counts.n_crowd,
+            )
+            for split, counts in finished.counts.items()
+        ]
+        columns = ("split", "#images", "#without boxes", *(f"#{name}" for name in CATEGORY_NAMES.values()), "#crowd")
+        self.console.print(make_table("Written", columns, rows))
+        rate = finished.n_written / max(seconds, 1e-3)
+        self.console.print(
+            f"{finished.n_written:,} of {finished.n_planned:,} planned patches, {seconds:.1f} s, "
+            f"{rate:,.0f} patches/s: {self.config.output_dir}"
+        )
+        n_unlabelled = sum(entry.status is SlideStatus.UNLABELLED for entry in inputs.entries)
+        n_skipped = sum(entry.status is SlideStatus.SKIPPED for entry in inputs.entries)
+        if n_unlabelled:
+            text = f"{n_unlabelled} slides have no annotations and are in no split (see --unannotated_slides)"
+            self.console.print(Text(text, style="yellow"))
+        if n_skipped:
+            self.console.print(Text(f"{n_skipped} slides were skipped, see slides.csv", style="yellow"))
+        if finished.faults:
+            text = f"INCOMPLETE: {len(finished.faults)} slides failed and are not in the data set, see errors.jsonl"
+            self.console.print(Text(text, style="bold red"))
+
+
+class SilentReporter:
+    """Shows nothing."""
+
+    def begin(self, stage: str, *, total: int, unit: str) -> None:
+        """Ignore the start of a stage."""
+
+    def advance(self, n_units: int) -> None:
+        """Ignore progress."""
+
+    def fail(self, fault: Fault) -> None:
+        """Ignore a failure; it is in the result."""
+
+    def end(self) -> None:
+        """Ignore the end of a stage."""
+
+    def show_inputs(self, inputs: Inputs) -> None:
+        """Ignore the inputs."""
+
+    def show_plan(self, plan: RunPlan) -> None:
+        """Ignore the plan."""
+
+    def show_finished(self, finished: Finished, *, inputs: Inputs, seconds: float) -> None:
+        """Ignore the result."""

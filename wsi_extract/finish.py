@@ -1,0 +1,277 @@
+"""The last step of a run: block records in plan order -> COCO documents, tables and the manifest, which comes last."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsi_extract.coco import CocoCounts, write_coco
+from wsi_extract.config import RunConfig
+from wsi_extract.errors import IntegrityError
+from wsi_extract.files import pretty_json, sha256_of_file, write_atomically
+from wsi_extract.gather import Inputs, SlideEntry, SlideStatus
+from wsi_extract.layout import ERRORS, MANIFEST, SLIDES_TABLE, instances_name, record_path
+from wsi_extract.model import Fault, Split
+from wsi_extract.plans import SurveyRecord
+from wsi_extract.records import BlockDocument, read_document
+from wsi_extract.splits import LeakageReport
+from wsi_extract.targets import CATEGORY_NAMES
+
+SCHEMA = 1
+COMPLETE = "complete"
+FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlideOutcome:
+    """What one planned slide yielded. n_planned = n_written + n_failed."""
+
+    slide_id: str
+    survey: SurveyRecord | None
+    """``None`` when the survey failed."""
+    n_blocks: int
+    fault: Fault | None
+    """The fault that cost the slide."""
+
+    @property
+    def n_planned(self) -> int:
+        """Patches the plan asked for."""
+        return 0 if self.survey is None else self.survey.n_patches
+
+    @property
+    def n_written(self) -> int:
+        """Patches in the data set: all of the slide's, or none of a slide that failed."""
+        return 0 if self.fault is not None else self.n_planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A finished data set."""
+
+    counts: Mapping[Split, CocoCounts]
+    outcomes: Mapping[str, SlideOutcome]
+    faults: tuple[Fault, ...]
+    n_planned: int
+    n_written: int
+    manifest_path: Path
+
+
+def finish_run(
+    config: RunConfig,
+    *,
+    inputs: Inputs,
+    outcomes: Mapping[str, SlideOutcome],
+    leakage: LeakageReport,
+    run: Mapping[str, object],
+) -> Finished:
+    """Write everything that stands on the whole data set, the manifest last.
+
+    Parameters
+    ----------
+    outcomes
+        What each planned slide yielded, by slide id.
+    leakage
+        The proof that splits do not share slides, groups or pixels.
+    run
+        What differs from run to run without touching the data: times, versions, host.
+    """
+    output_dir = config.output_dir
+    good = [outcome for _, outcome in sorted(outcomes.items()) if outcome.fault is None]
+    categories = {key: name for key, name in CATEGORY_NAMES.items() if key == 1 or config.label_hard_negatives}
+    counts: dict[Split, CocoCounts] = {}
+    for split in _splits_to_write(inputs):
+        counts[split] = write_coco(
+            output_dir / instances_name(split),
+            _documents(output_dir, good, split=split),
+            category_names=categories,
+            description=f"wsi_extract {split.value} patches, {config.patch_size} px",
+        )
+    faults = tuple(
+        sorted(
+            (*inputs.faults, *(outcome.fault for outcome in outcomes.values() if outcome.fault is not None)),
+            key=lambda fault: (fault.slide_id, fault.stage),
+        )
+    )
+    _write_errors(output_dir / ERRORS, faults)
+    slides = [_slide_row(entry, outcomes.get(entry.file.slide_id), output_dir=output_dir) for entry in inputs.entries]
+    write_atomically(output_dir / SLIDES_TABLE, _slides_csv(slides, wsi_dir=config.wsi_dir, entries=inputs.entries))
+    finished = Finished(
+        counts=counts,
+        outcomes=outcomes,
+        faults=faults,
+        n_planned=sum(outcome.n_planned for outcome in outcomes.values()),
+        n_written=sum(outcome.n_written for outcome in outcomes.values()),
+        manifest_path=output_dir / MANIFEST,
+    )
+    manifest = _manifest(config, inputs=inputs, finished=finished, slides=slides)
+    manifest["leakage"] = asdict(leakage)
+    manifest["run"] = run
+    write_atomically(finished.manifest_path, pretty_json(manifest))
+    return finished
+
+
+def _splits_to_write(inputs: Inputs) -> list[Split]:
+    """Return train and val always, because trainers open both, and test when there are test slides."""
+    used = {split for entry in inputs.planned if entry.decision is not None for split in entry.decision.splits}
+    return [split for split in Split if split is not Split.TEST or split in used]
+
+
+def _documents(output_dir: Path, outcomes: Sequence[SlideOutcome], *, split: Split | None) -> Iterator[BlockDocument]:
+    """Yield the block records of finished slides in plan order."""
+    for outcome in outcomes:
+        for index in range(outcome.n_blocks):
+            path = record_path(output_dir, slide_id=outcome.slide_id, index=index)
+            document = read_document(path)
+            if document is None:
+                raise IntegrityError(f"the record {path} has disappeared during the run.", "Run again.")
+            if split is None or document["split"] == split.value:
+                yield document
+
+
+def _write_errors(path: Path, faults: Sequence[Fault]) -> None:
+    if not faults:
+        path.unlink(missing_ok=True)
+        return
+    lines = [json.dumps(asdict(fault), ensure_ascii=False) for fault in faults]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def _slide_row(entry: SlideEntry, outcome: SlideOutcome | None, *, output_dir: Path) -> dict[str, object]:
+    """Return all that is known of one slide, as JSON values; the row of the manifest."""
+    row: dict[str, object] = {
+        "slide_id": entry.file.slide_id,
+        "status": entry.status.value,
+        "reason": entry.reason,
+        "group": None if entry.decision is None else entry.decision.group,
+        "splits": [] if entry.decision is None else [split.value for split in entry.decision.splits],
+        "split_reason": None if entry.decision is None else entry.decision.reason,
+        "n_targets": None if entry.decision is None else entry.decision.n_targets,
+        **_slide_facts(entry),
+        "n_planned": 0,
+        "n_written": 0,
+        "n_failed": 0,
+        "patches_by_kind": {},
+        "label_counts": {},
+    }
+    if outcome is None:
+        return row
+    row["status"] = COMPLETE if outcome.fault is None else FAILED
+    row["reason"] = "" if outcome.fault is None else outcome.fault.message
+    row["n_planned"] = outcome.n_planned
+    row["n_written"] = outcome.n_written
+    row["n_failed"] = outcome.n_planned - outcome.n_written
+    if outcome.survey is not None:
+        row["tissue_share"] = outcome.survey.tissue_share
+        row["plan_digest"] = outcome.survey.plan_digest
+        row["accounts"] = [asdict(account) for account in outcome.survey.accounts]
+    if outcome.fault is None:
+        kinds: Counter[str] = Counter()
+        labels: Counter[str] = Counter()
+        digest = hashlib.sha256()
+        for document in _documents(output_dir, [outcome], split=None):
+            kinds.update(patch["kind"] for patch in document["patches"])
+            labels.update(document["label_counts"])
+            for patch in document["patches"]:
+                digest.update(bytes.fromhex(patch["sha256"]))
+        row["n_blocks"] = outcome.n_blocks
+        row["patches_by_kind"] = dict(sorted(kinds.items()))
+        row["label_counts"] = dict(sorted(labels.items()))
+        row["pixels_sha256"] = digest.hexdigest()
+    return row
+
+
+def _slide_facts(entry: SlideEntry) -> dict[str, object]:
+    info, frame = entry.info, entry.frame
+    if info is None:
+        return {}
+    facts: dict[str, object] = {
+        "vendor": info.vendor,
+        "width_l0_px": info.width_l0_px,
+        "height_l0_px": info.height_l0_px,
+        "um_per_px_xy": info.um_per_px_xy,
+        "um_per_px_source": info.um_per_px_source,
+        "bounds_l0": None if info.bounds_l0 is None else asdict(info.bounds_l0),
+        "fingerprint": info.fingerprint,
+    }
+    if frame is not None:
+        facts["level"] = frame.level
+        facts["l0_per_px_xy"] = [frame.scale.x, frame.scale.y]
+        facts["um_per_px_out_xy"] = frame.um_per_px_out_xy
+    return facts
+
+
+CSV_COLUMNS = (
+    "slide_id", "file", "status", "reason", "group", "splits", "n_targets", "vendor", "width_l0_px", "height_l0_px",
+    "um_per_px_x", "um_per_px_y", "um_per_px_source", "level", "l0_per_px_x", "l0_per_px_y", "tissue_share",
+    "n_planned", "n_written", "n_failed", "random", "hard_negative", "mitosis", "grid",
+    "target_label", "target_crowd", "target_dropped", "hard_negative_label", "ignore_crowd",
+)  # fmt: skip
+
+
+def _slides_csv(slides: Sequence[Mapping[str, object]], *, wsi_dir: Path, entries: Sequence[SlideEntry]) -> bytes:
+    """Return slides.csv: one row per slide found, the manifest's facts flattened."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=CSV_COLUMNS, extrasaction="ignore", lineterminator="\n", restval="")
+    writer.writeheader()
+    for row, entry in zip(slides, entries, strict=True):
+        flat = {key: ("" if value is None else value) for key, value in row.items()}
+        flat["file"] = entry.file.path.relative_to(wsi_dir).as_posix()
+        flat["splits"] = "+".join(row["splits"]) if isinstance(row["splits"], list) else ""
+        for name, pair in (("um_per_px", row.get("um_per_px_xy")), ("l0_per_px", row.get("l0_per_px_xy"))):
+            if isinstance(pair, list | tuple):
+                flat[f"{name}_x"], flat[f"{name}_y"] = pair
+        for counts in (row["patches_by_kind"], row["label_counts"]):
+            assert isinstance(counts, dict)
+            flat |= counts
+        writer.writerow(flat)
+    return text.getvalue().encode()
+
+
+def _manifest(
+    config: RunConfig, *, inputs: Inputs, finished: Finished, slides: Sequence[Mapping[str, object]]
+) -> dict[str, object]:
+    source = inputs.annotations.source
+    n_failed = sum(row["status"] == SlideStatus.FAILED for row in slides)
+    return {
+        "schema": SCHEMA,
+        "status": "partial" if n_failed else COMPLETE,
+        "settings": config.output_settings(),
+        "annotations": {
+            **source.to_json(),
+            "classes": [decision.to_json() for decision in inputs.annotations.classes],
+            "reconciliation": inputs.annotations.reconciliation.to_json(),
+        },
+        "counts": {
+            "slides_found": len(slides),
+            "slides": dict(sorted(Counter(str(row["status"]) for row in slides).items())),
+            "files_ignored": len(inputs.found.ignored),
+            "patches_planned": finished.n_planned,
+            "patches_written": finished.n_written,
+            "patches_failed": finished.n_planned - finished.n_written,
+        },
+        "splits": {
+            split.value: _split_entry(config.output_dir / instances_name(split), counts, split=split)
+            for split, counts in finished.counts.items()
+        },
+        "n_foreground_classes": 2 if config.label_hard_negatives else 1,
+        "num_classes_deformable_detr": (2 if config.label_hard_negatives else 1) + 1,
+        "slides": list(slides),
+    }
+
+
+def _split_entry(path: Path, counts: CocoCounts, *, split: Split) -> dict[str, object]:
+    return {
+        "file": instances_name(split),
+        "sha256": sha256_of_file(path),
+        "n_images": counts.n_images,
+        "n_empty_images": counts.n_empty_images,
+        "n_crowd": counts.n_crowd,
+        "labels_by_category": {str(key): n for key, n in sorted(counts.labels_by_category.items())},
+        "images_by_kind": dict(sorted(counts.images_by_kind.items())),
+    }

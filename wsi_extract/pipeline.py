@@ -1,0 +1,173 @@
+"""The story of one run. Start reading here.
+
+    gather   find and open slides, read annotations, assign splits             -> Inputs
+    survey   one task per slide: tissue mask, sampled coordinates              -> SurveyRecord, plan on disk
+    extract  one task per block: read, cut, label, write, record               -> BlockRecord, files
+    finish   records in plan order -> COCO per split, tables, manifest
+
+Every patch has its place, split and file name before a pixel of the output is read, so the order of execution cannot
+change the result. This module knows no scheduler: the executor is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from wsi_extract.claim import claim_folder
+from wsi_extract.config import RunConfig, SplitMode
+from wsi_extract.errors import IntegrityError
+from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan, survivable_fault
+from wsi_extract.finish import Finished, SlideOutcome, finish_run
+from wsi_extract.gather import Inputs, SlideEntry, SlideStatus, gather_inputs
+from wsi_extract.geometry import Rect
+from wsi_extract.layout import plan_path
+from wsi_extract.model import Fault, Split
+from wsi_extract.plans import SurveyRecord, read_patches
+from wsi_extract.preflight import (
+    check_disk,
+    check_memory,
+    describe_run,
+    expected_bytes,
+    run_key,
+    sampling_options,
+    surroundings,
+)
+from wsi_extract.splits import LeakageReport, half_domains, overlaps_between_splits
+from wsi_extract.survey import SurveyJob, survey_slide
+from wsi_extract.tasks import Executor, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    plan: RunPlan
+    finished: Finished | None
+    """``None`` after a dry run."""
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether slides are missing from the data set that should be in it."""
+        return bool(self.plan.inputs.faults or self.plan.faults or (self.finished and self.finished.faults))
+
+
+def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResult:
+    """Carry out one run from slides and annotations to a finished data set.
+
+    Raises
+    ------
+    InputError, ConfigError
+        When the input or the settings cannot be used.
+    EnvironmentFaultError
+        When the machine failed; running the same command again resumes.
+    IntegrityError
+        When the output folder belongs to another run.
+    """
+    started = datetime.now(UTC)
+    inputs = gather_inputs(config, executor=executor)
+    reporter.show_inputs(inputs)
+    needed_bytes = check_memory(config, inputs, executor=executor)
+    description = describe_run(config, inputs)
+    if not config.dry_run:
+        claim_folder(config.output_dir, description=description, fresh=config.fresh)
+    surveys, faults = _survey(config, inputs, executor=executor, reporter=reporter)
+    plan = RunPlan(
+        inputs=inputs,
+        surveys=surveys,
+        faults=faults,
+        n_bytes=expected_bytes(inputs, surveys),
+        worker_bytes=needed_bytes,
+    )
+    reporter.show_plan(plan)
+    if config.dry_run:
+        return RunResult(plan=plan, finished=None)
+    outcomes = _extract(config, plan, executor=executor, reporter=reporter)
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    finished = finish_run(
+        config,
+        inputs=inputs,
+        outcomes=outcomes,
+        leakage=_prove_no_overlap(config, plan),
+        run={"started": started.isoformat(), "seconds": round(seconds, 3), **surroundings(config, executor)},
+    )
+    reporter.show_finished(finished, inputs=inputs, seconds=seconds)
+    return RunResult(plan=plan, finished=finished)
+
+
+def _domains(entry: SlideEntry, *, config: RunConfig) -> tuple[tuple[Split, Rect], ...]:
+    assert entry.info is not None
+    assert entry.decision is not None
+    if config.split_mode is SplitMode.HALF and len(entry.decision.splits) > 1:
+        return half_domains(entry.info.domain_l0, guard_px=config.guard_px)
+    return tuple((split, entry.info.domain_l0) for split in entry.decision.splits)
+
+
+def _survey(
+    config: RunConfig, inputs: Inputs, *, executor: Executor, reporter: Reporter
+) -> tuple[dict[str, SurveyRecord], dict[str, Fault]]:
+    def tasks() -> Iterator[Task]:
+        for ordinal, entry in enumerate(inputs.entries):
+            if entry.status is not SlideStatus.PLANNED:
+                continue
+            assert entry.info is not None
+            assert entry.frame is not None
+            job = SurveyJob(
+                slide=entry.info,
+                frame=entry.frame,
+                domains=_domains(entry, config=config),
+                annotations=entry.annotations,
+                sampling=sampling_options(config),
+                tissue_method=config.tissue_method,
+                mask_magnification=config.mask_magnification,
+                run_key=run_key(config),
+                output_dir=None if config.dry_run else config.output_dir.resolve(),
+            )
+            yield Task(
+                stage="survey",
+                slide_ordinal=ordinal,
+                slide_id=entry.file.slide_id,
+                index=0,
+                function=survey_slide,
+                item=job,
+            )
+
+    reporter.begin("survey", total=len(inputs.planned), unit="slides")
+    surveys: dict[str, SurveyRecord] = {}
+    faults: dict[str, Fault] = {}
+    for result in executor.run(tasks()):
+        reporter.advance(1)
+        if isinstance(result.value, SurveyRecord):
+            surveys[result.task.slide_id] = result.value
+        else:
+            faults[result.task.slide_id] = survivable_fault(result, reporter=reporter)
+    reporter.end()
+    return surveys, faults
+
+
+def _extract(config: RunConfig, plan: RunPlan, *, executor: Executor, reporter: Reporter) -> dict[str, SlideOutcome]:
+    check_disk(config.output_dir, n_bytes=plan.n_bytes)
+    extraction = ExtractionLoop(config, plan, reporter=reporter)
+    reporter.begin("extract", total=plan.n_patches, unit="patches")
+    for result in executor.run(extraction.tasks()):
+        extraction.take(result)
+    reporter.end()
+    return extraction.outcomes()
+
+
+def _prove_no_overlap(config: RunConfig, plan: RunPlan) -> LeakageReport:
+    """Add to the leakage report that no two patches of different splits share pixels of a slide."""
+    report = plan.inputs.leakage
+    for entry in plan.inputs.planned:
+        survey = plan.surveys.get(entry.file.slide_id)
+        if survey is None or entry.frame is None or entry.decision is None or len(entry.decision.splits) < 2:
+            continue
+        patches = read_patches(plan_path(config.output_dir, slide_id=survey.slide_id), record=survey)
+        n_pairs = overlaps_between_splits(patches, frame=entry.frame)
+        report = replace(report, n_overlapping_patch_pairs=report.n_overlapping_patch_pairs + n_pairs)
+    if report.n_overlapping_patch_pairs:
+        raise IntegrityError(
+            f"{report.n_overlapping_patch_pairs} pairs of patches of different splits overlap.", "Please report this."
+        )
+    return report

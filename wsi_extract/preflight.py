@@ -1,0 +1,143 @@
+"""What a run needs and stands for, before it starts: memory, disk, identity. Refuses early and with numbers."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import wsi_extract
+from wsi_extract.blocks import WORKER_MEMORY_USE, worker_bytes
+from wsi_extract.config import RunConfig, Sampling
+from wsi_extract.errors import ConfigError, EnvironmentFaultError
+from wsi_extract.files import canonical_json, sha256_of
+from wsi_extract.gather import Inputs, SlideEntry
+from wsi_extract.plans import SurveyRecord
+from wsi_extract.sampling import SamplingOptions, stride_from_overlap
+from wsi_extract.slides import openslide_version
+from wsi_extract.survey import mask_downsample
+from wsi_extract.tasks import Executor
+
+PNG_SHARE_OF_RAW = 0.75
+"""Bytes of a PNG of stained tissue per raw byte; for estimates only."""
+DISK_RESERVE = 1.1
+
+
+def check_memory(config: RunConfig, inputs: Inputs, *, executor: Executor) -> int:
+    """Return the memory a worker needs, bytes.
+
+    Raises
+    ------
+    ConfigError
+        When it has less.
+    """
+    needs = {entry.file.slide_id: _worker_bytes_for(entry, config=config) for entry in inputs.planned}
+    slide_id, needed = max(needs.items(), key=lambda item: item[1])
+    allowed = int(executor.worker_memory_bytes * WORKER_MEMORY_USE)
+    if needed > allowed:
+        raise ConfigError(
+            f"slide {slide_id} needs about {needed / 1e6:.0f} MB per worker, but {WORKER_MEMORY_USE:.0%} of the "
+            f"{executor.worker_memory_bytes / 1e6:.0f} MB that each of {executor.n_workers} workers may use is "
+            f"{allowed / 1e6:.0f} MB.",
+            "Use fewer --workers, a larger --worker_memory_mb, or a smaller --patch_size.",
+        )
+    return needed
+
+
+def _worker_bytes_for(entry: SlideEntry, *, config: RunConfig) -> int:
+    assert entry.info is not None
+    assert entry.frame is not None
+    downsample = mask_downsample(entry.info, mask_magnification=config.mask_magnification)
+    overview_px = entry.info.width_l0_px * entry.info.height_l0_px / downsample**2
+    return worker_bytes(entry.frame, overview_px=int(overview_px))
+
+
+def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:
+    """Return everything the output depends on, as JSON values; equal descriptions mean the same data set."""
+    return {
+        "program": f"wsi_extract {wsi_extract.__version__}",
+        "settings": config.output_settings(),
+        "annotations": inputs.annotations.source.sha256,
+        "slides": {
+            entry.file.slide_id: {
+                "fingerprint": entry.info.fingerprint,
+                "um_per_px_xy": None if entry.info.um_per_px_xy is None else list(entry.info.um_per_px_xy),
+                "splits": [split.value for split in entry.decision.splits],
+            }
+            for entry in inputs.planned
+            if entry.info is not None and entry.decision is not None
+        },
+    }
+
+
+def run_key(config: RunConfig) -> str:
+    """Return the digest of the settings; what a slide's plan depends on besides enters through its own job."""
+    return sha256_of(canonical_json([wsi_extract.__version__, config.output_settings()]))
+
+
+def sampling_options(config: RunConfig) -> SamplingOptions:
+    """Return the settings of the sampler."""
+    stride_px = config.stride_px or stride_from_overlap(config.patch_size, overlap=config.overlap)
+    return SamplingOptions(
+        mode="grid" if config.sampling is Sampling.GRID else "anchored",
+        patches_per_slide=config.patches_per_slide,
+        shares=config.shares,
+        jitter_fraction=config.jitter,
+        min_margin_px=config.min_margin_px,
+        max_repeats_per_anchor=config.max_repeats_per_anchor,
+        random_negatives_only=config.random_negatives_only,
+        min_tissue_fraction=config.min_tissue_fraction,
+        stride_px=stride_px,
+        seed=config.seed,
+    )
+
+
+def expected_bytes(inputs: Inputs, surveys: Mapping[str, SurveyRecord]) -> int:
+    """Return the expected size of all patches on disk."""
+    total = 0.0
+    for entry in inputs.planned:
+        record = surveys.get(entry.file.slide_id)
+        if record is not None and entry.frame is not None:
+            raw = entry.frame.patch_w_out_px * entry.frame.patch_h_out_px * 3
+            total += record.n_patches * raw * PNG_SHARE_OF_RAW
+    return int(total)
+
+
+def check_disk(output_dir: Path, *, n_bytes: int) -> None:
+    """Refuse to start when the patches will not fit.
+
+    Raises
+    ------
+    EnvironmentFaultError
+        When the disk has less room than the patches still to be written need.
+    """
+    written = sum(file.stat().st_size for file in output_dir.glob("*2017/*/*.png"))
+    needed = max(0, n_bytes - written) * DISK_RESERVE
+    free = shutil.disk_usage(output_dir).free
+    if needed > free:
+        raise EnvironmentFaultError(
+            f"the patches need about {needed / 1e9:.1f} GB, but {output_dir} has {free / 1e9:.1f} GB free.",
+            "Make room or choose another --output_dir, then run the same command again.",
+        )
+
+
+def surroundings(config: RunConfig, executor: Executor) -> dict[str, object]:
+    """Return what differs from run to run without touching the data, for the manifest."""
+    packages = ("numpy", "opencv-python-headless", "pillow", "openslide-python", "dask", "distributed")
+    versions = {"wsi_extract": wsi_extract.__version__, "openslide": openslide_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return {
+        "n_workers": executor.n_workers,
+        "wsi_dir": str(config.wsi_dir),
+        "annotation_file": str(config.annotation_json),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "versions": versions,
+    }
