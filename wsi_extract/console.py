@@ -123,7 +123,7 @@ class ConsoleReporter:
                 ],
             )
         )
-        columns, rows = inputs.annotations.reconciliation.table()
+        columns, *rows = inputs.annotations.reconciliation.to_rows()
         self.console.print(make_table("Where the annotations went", columns, rows))
         self._show_slides(inputs)
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from wsi_extract.annotations import AnnotationOptions, LoadedAnnotations, load_annotations, read_aliases
+from wsi_extract.annotations import AnnotationOptions, LoadedAnnotations, load_annotations
 from wsi_extract.config import RunConfig
 from wsi_extract.errors import InputError, SlideError, SplitError
 from wsi_extract.geometry import out_from_l0_domain
 from wsi_extract.model import AnnotationTable, Fault, OutputFrame, Role, SlideFile, SlideInfo
-from wsi_extract.resolution import ResolutionOverride, choose_frame, read_overrides
+from wsi_extract.resolution import ResolutionOverride, choose_frame, read_overrides_csv
 from wsi_extract.slides import FoundSlides, SlideCache, describe_slide, find_slides
 from wsi_extract.splits import (
     LeakageReport,
@@ -159,7 +159,7 @@ def _resolution_overrides(config: RunConfig, *, slides: Sequence[SlideFile]) -> 
         common = ResolutionOverride(um_per_px_x=config.slide_mpp, um_per_px_y=config.slide_mpp, source="run override")
         overrides = {file.slide_id: common for file in slides}
     if config.slide_mpp_csv is not None:
-        overrides |= read_overrides(config.slide_mpp_csv, slides=slides)
+        overrides |= read_overrides_csv(config.slide_mpp_csv, slides=slides)
     return overrides
 
 

@@ -38,14 +38,17 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.no-workers-timeout": "10 minutes",
-    "distributed.comm.retry.count": 3,
-    "distributed.comm.timeouts.connect": "60s",
     "distributed.nanny.pre-spawn-environ": {
         "MALLOC_TRIM_THRESHOLD_": 65536,
         "OMP_NUM_THREADS": 1,
         "OPENBLAS_NUM_THREADS": 1,
         "MKL_NUM_THREADS": 1,
     },
+}
+NETWORK_SETTINGS: dict[str, Any] = {
+    # For clusters of several machines only: on one machine every retry talks to a process that has died.
+    "distributed.comm.retry.count": 3,
+    "distributed.comm.timeouts.connect": "60s",
 }
 
 
@@ -157,7 +160,7 @@ def local_cluster(*, n_workers: int, memory_bytes: int, dashboard_address: str) 
 
 
 @contextmanager
-def existing_cluster(address: str) -> Iterator[Client]:
+def existing_cluster(address: str, *, patience_s: float = 15.0) -> Iterator[Client]:
     """Connect to a running scheduler.
 
     Raises
@@ -165,9 +168,9 @@ def existing_cluster(address: str) -> Iterator[Client]:
     EnvironmentFaultError
         When nothing answers there, or the workers cannot import this package in this version.
     """
-    with dask.config.set(DASK_SETTINGS):
+    with dask.config.set(DASK_SETTINGS | NETWORK_SETTINGS):
         try:
-            client = Client(address, timeout="15s")
+            client = Client(address, timeout=patience_s)
         except (OSError, TimeoutError) as error:
             raise EnvironmentFaultError(
                 f"no Dask scheduler answers at {address}: {error}.", "Start one, or leave --scheduler out."

@@ -1,0 +1,108 @@
+"""One run owns an output folder; nothing foreign is ever deleted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsi_extract.claim import claim_folder
+from wsi_extract.errors import InputError, IntegrityError
+from wsi_extract.layout import MANIFEST, run_path
+
+
+def describe(**changes: Any) -> dict[str, Any]:
+    description: dict[str, Any] = {
+        "program": "wsi_extract 0",
+        "settings": {"seed": 42, "patch_size": 256},
+        "annotations": "a" * 64,
+        "slides": {"s1": {"fingerprint": "f1", "splits": ["train"]}, "s2": {"fingerprint": "f2", "splits": ["val"]}},
+    }
+    return {**description, **changes}
+
+
+def test_new_folder_is_made_and_marked(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    claim_folder(out, description=describe(), fresh=False)
+    assert json.loads(run_path(out).read_bytes()) == describe()
+
+
+def test_same_run_resumes_and_no_longer_looks_finished(tmp_path: Path) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    (tmp_path / MANIFEST).write_text("{}")
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    assert not (tmp_path / MANIFEST).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        pytest.param({"settings": {"seed": 43, "patch_size": 256}}, "settings.seed: was 42, now 43", id="setting"),
+        pytest.param({"annotations": "b" * 64}, "annotations", id="annotation file"),
+        pytest.param({"program": "wsi_extract 1"}, "program", id="version"),
+        pytest.param({"slides": {"s1": {"fingerprint": "f1", "splits": ["train"]}}}, "slide s2: no longer", id="gone"),
+        pytest.param(
+            {"slides": {**describe()["slides"], "s1": {"fingerprint": "x", "splits": ["train"]}}},
+            "slide s1: changed",
+            id="replaced slide",
+        ),
+    ],
+)
+def test_another_run_is_refused_with_what_changed(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    with pytest.raises(IntegrityError) as caught:
+        claim_folder(tmp_path, description=describe(**changes), fresh=False)
+    assert named in str(caught.value)
+    assert json.loads(run_path(tmp_path).read_bytes()) == describe()
+
+
+def test_a_further_slide_that_moves_no_other_is_welcome(tmp_path: Path) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    more = describe(slides={**describe()["slides"], "s3": {"fingerprint": "f3", "splits": ["train"]}})
+    claim_folder(tmp_path, description=more, fresh=False)
+    assert json.loads(run_path(tmp_path).read_bytes()) == more
+
+
+def test_fresh_deletes_what_the_program_wrote_and_nothing_else(tmp_path: Path) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    (tmp_path / "train2017" / "s1").mkdir(parents=True)
+    (tmp_path / "train2017" / "s1" / "p.png").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("mine")
+    claim_folder(tmp_path, description=describe(annotations="b" * 64), fresh=True)
+    assert not (tmp_path / "train2017").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_somebody_elses_data_set_is_never_touched(tmp_path: Path, *, fresh: bool) -> None:
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "train2017" / "precious.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match="train2017"):
+        claim_folder(tmp_path, description=describe(), fresh=fresh)
+    assert (tmp_path / "train2017" / "precious.jpg").exists()
+
+
+def test_fresh_does_not_follow_links_out_of_the_folder(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious.jpg").write_bytes(b"x")
+    out = tmp_path / "out"
+    claim_folder(out, description=describe(), fresh=False)
+    (out / "val2017").symlink_to(outside)
+    claim_folder(out, description=describe(), fresh=True)
+    assert (outside / "precious.jpg").exists()
+
+
+def test_damaged_run_file_is_named(tmp_path: Path) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    run_path(tmp_path).write_bytes(b'{"settings": ')
+    with pytest.raises(IntegrityError, match=r"run\.json"):
+        claim_folder(tmp_path, description=describe(), fresh=False)
+
+
+def test_output_dir_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        claim_folder(tmp_path / "out", description=describe(), fresh=False)

@@ -1,0 +1,155 @@
+"""The Dask executor: every task once, a bounded window, faults as values, a readable dashboard."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+
+from wsi_extract.errors import EnvironmentFaultError, SlideError
+from wsi_extract.model import FaultClass
+from wsi_extract.schedule import WINDOW_PER_THREAD, DaskExecutor, dask_executor, existing_cluster, local_cluster
+from wsi_extract.slides import SlideCache
+from wsi_extract.tasks import Task
+
+pytestmark = pytest.mark.xdist_group("dask")
+N_WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with local_cluster(n_workers=N_WORKERS, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as cluster_client:
+        yield cluster_client
+
+
+@pytest.fixture
+def executor(client: Client) -> Iterator[DaskExecutor]:
+    with dask_executor(client, worker_memory_bytes=10**9, report_path=None) as prepared:
+        yield prepared
+
+
+def double(item: int, slides: SlideCache) -> tuple[int, int]:
+    assert isinstance(slides, SlideCache)
+    return 2 * item, os.getpid()
+
+
+def fail_on_odd(item: int, slides: SlideCache) -> int:
+    if item % 2:
+        raise SlideError(f"tile {item} is damaged")
+    return item
+
+
+def fill_disk(item: int, slides: SlideCache) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def die_on_three(item: int, slides: SlideCache) -> int:
+    if item == 3:
+        os._exit(1)
+    return item
+
+
+def tasks_for(function: Any, n: int, *, stage: str = "extract") -> list[Task]:
+    return [
+        Task(stage=stage, slide_ordinal=i // 4, slide_id=f"s{i // 4}", index=i, function=function, item=i)
+        for i in range(n)
+    ]
+
+
+def test_every_task_runs_once_in_worker_processes(executor: DaskExecutor) -> None:
+    results = list(executor.run(tasks_for(double, 40)))
+    values = [result.value for result in results]
+    assert sorted(value[0] for value in values if isinstance(value, tuple)) == [2 * i for i in range(40)]
+    pids = {value[1] for value in values if isinstance(value, tuple)}
+    assert os.getpid() not in pids
+    assert len(pids) == N_WORKERS
+
+
+def test_tasks_are_taken_only_as_there_is_room(executor: DaskExecutor) -> None:
+    taken = 0
+
+    def count() -> Iterator[Task]:
+        nonlocal taken
+        for task in tasks_for(double, 60):
+            taken += 1
+            yield task
+
+    done = 0
+    for _ in executor.run(count()):
+        done += 1
+        assert taken - done <= WINDOW_PER_THREAD * N_WORKERS
+    assert done == 60
+
+
+def test_a_failing_slide_is_a_value_and_the_rest_goes_on(executor: DaskExecutor) -> None:
+    results = list(executor.run(tasks_for(fail_on_odd, 10)))
+    faults = [result.fault for result in results if result.fault is not None]
+    assert len(faults) == 5
+    assert {fault.fault_class for fault in faults} == {FaultClass.SLIDE}
+    assert sorted(result.value for result in results if isinstance(result.value, int)) == [0, 2, 4, 6, 8]
+
+
+def test_a_full_disk_is_not_blamed_on_the_slide(executor: DaskExecutor) -> None:
+    (result,) = executor.run(tasks_for(fill_disk, 1))
+    assert result.fault is not None
+    assert result.fault.fault_class is FaultClass.ENVIRONMENT
+
+
+def test_keys_give_one_bar_per_stage_and_one_group_per_slide(executor: DaskExecutor, client: Client) -> None:
+    for _ in executor.run(tasks_for(double, 8, stage="survey")):
+        pass
+    prefixes = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
+    assert "survey" in prefixes
+    assert not [prefix for prefix in prefixes if prefix.startswith("survey-")]
+
+
+def test_nothing_is_left_on_the_cluster(executor: DaskExecutor, client: Client) -> None:
+    stopped = executor.run(tasks_for(double, 30))
+    next(stopped)
+    stopped.close()  # type: ignore[attr-defined]  # it is a generator
+    for _ in range(100):
+        n_tasks = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+        if n_tasks == 0:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{n_tasks} tasks are still on the scheduler")
+
+
+def test_a_report_is_written(client: Client, tmp_path: Path) -> None:
+    report = tmp_path / "out" / "dask-report.html"
+    with dask_executor(client, worker_memory_bytes=None, report_path=report) as executor:
+        list(executor.run(tasks_for(double, 4)))
+        assert executor.worker_memory_bytes == 10**9
+    assert report.stat().st_size > 1000
+
+
+def test_no_scheduler_is_a_clear_environment_fault() -> None:
+    with pytest.raises(EnvironmentFaultError, match="no Dask scheduler"), existing_cluster(
+        "tcp://127.0.0.1:1", patience_s=0.5
+    ):
+        pass
+
+
+def test_an_existing_cluster_is_used(client: Client) -> None:
+    with (
+        existing_cluster(client.scheduler_info()["address"]) as other,
+        dask_executor(other, worker_memory_bytes=None, report_path=None) as executor,
+    ):
+        assert len(list(executor.run(tasks_for(double, 6)))) == 6
+
+
+def test_a_task_that_kills_its_workers_becomes_a_fault() -> None:
+    with (
+        local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
+        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
+    ):
+        results = {result.task.index: result for result in executor.run(tasks_for(die_on_three, 6))}
+    fault = results[3].fault
+    assert fault is not None
+    assert fault.fault_class is FaultClass.WORKER
+    assert "died" in fault.message
