@@ -13,10 +13,11 @@ from pathlib import Path
 
 from wsi_extract.annotations import AnnotationOptions, LoadedAnnotations, load_annotations
 from wsi_extract.config import RunConfig
+from wsi_extract.csv_table import read_pairs
 from wsi_extract.errors import InputError, SlideError, SplitError
 from wsi_extract.geometry import out_from_l0_domain
 from wsi_extract.model import AnnotationTable, Fault, OutputFrame, Role, SlideFile, SlideInfo
-from wsi_extract.resolution import ResolutionOverride, choose_frame, read_overrides_csv
+from wsi_extract.resolution import ResolutionOverride, choose_frame, read_overrides
 from wsi_extract.slides import FoundSlides, SlideCache, describe_slide, find_slides
 from wsi_extract.splits import (
     LeakageReport,
@@ -117,7 +118,7 @@ def gather_inputs(config: RunConfig, *, executor: Executor) -> Inputs:
     if not any(entry.status is SlideStatus.PLANNED for entry in entries):
         reasons = "\n".join(f"  {entry.file.slide_id}: {entry.status}, {entry.reason}" for entry in entries[:20])
         raise InputError(f"no slide in {config.wsi_dir} can be extracted:\n{reasons}")
-    decided = _assign(entries, config=config)
+    decided = _assign(entries, config=config, unreadable_targets=annotations.unreadable_targets)
     leakage = check_leakage([entry.decision for entry in decided if entry.decision is not None])
     return Inputs(
         found=found,
@@ -159,7 +160,7 @@ def _resolution_overrides(config: RunConfig, *, slides: Sequence[SlideFile]) -> 
         common = ResolutionOverride(um_per_px_x=config.slide_mpp, um_per_px_y=config.slide_mpp, source="run override")
         overrides = {file.slide_id: common for file in slides}
     if config.slide_mpp_csv is not None:
-        overrides |= read_overrides_csv(config.slide_mpp_csv, slides=slides)
+        overrides |= read_overrides(config.slide_mpp_csv, slides=slides)
     return overrides
 
 
@@ -170,7 +171,9 @@ def _annotation_options(config: RunConfig) -> AnnotationOptions:
         point_box_px=config.point_box_px,
         point_box_um=config.point_box_um,
         annotation_types=config.annotation_types,
-        slide_aliases=None if config.slide_aliases_csv is None else read_aliases(config.slide_aliases_csv),
+        slide_aliases=None
+        if config.slide_aliases_csv is None
+        else read_pairs(config.slide_aliases_csv, header=("annotation_name", "slide")),
     )
 
 
@@ -224,8 +227,21 @@ def _refuse_copies(entries: Sequence[SlideEntry]) -> None:
             )
 
 
-def _assign(entries: Sequence[SlideEntry], *, config: RunConfig) -> list[SlideEntry]:
-    planned = [entry for entry in entries if entry.status is SlideStatus.PLANNED]
+def _assign(
+    entries: Sequence[SlideEntry], *, config: RunConfig, unreadable_targets: Mapping[str, int]
+) -> list[SlideEntry]:
+    """Give the planned slides their splits, together with annotated slides that failed.
+
+    A failed slide keeps its place, so that mending it does not move the others to another split.
+    """
+    planned = [
+        entry
+        for entry in entries
+        if entry.status is SlideStatus.PLANNED
+        or (
+            entry.status is SlideStatus.FAILED and (len(entry.annotations) or entry.file.slide_id in unreadable_targets)
+        )
+    ]
     table = None if config.group_csv is None else read_groups(config.group_csv)
     groups = group_slides([entry.file for entry in planned], regex=config.group_regex, table=table)
     subjects = [
@@ -233,7 +249,7 @@ def _assign(entries: Sequence[SlideEntry], *, config: RunConfig) -> list[SlideEn
             slide_id=entry.file.slide_id,
             file_name=entry.file.path.name,
             group=groups[entry.file.slide_id],
-            n_targets=entry.annotations.count(Role.TARGET),
+            n_targets=unreadable_targets.get(entry.file.slide_id, entry.annotations.count(Role.TARGET)),
         )
         for entry in planned
     ]

@@ -19,6 +19,7 @@ from wsi_extract.annotations.names import match_slides
 from wsi_extract.annotations.options import DEFAULT_POINT_BOX_PX, AnnotationOptions
 from wsi_extract.annotations.read import read_source
 from wsi_extract.annotations.reconcile import (
+    REASONS,
     UNSETTLED,
     Reason,
     Reconciliation,
@@ -33,7 +34,7 @@ from wsi_extract.annotations.source import NO_SLIDE, SourceFile, SourceKind
 from wsi_extract.annotations.usable_targets import refuse_without_targets
 from wsi_extract.arrays import BoolArray, CodeArray, FloatArray, IntArray
 from wsi_extract.errors import AnnotationError
-from wsi_extract.model import AnnotationTable, SlideFile, SlideInfo
+from wsi_extract.model import AnnotationTable, Role, SlideFile, SlideInfo
 
 N_SHOWN = 3
 
@@ -73,6 +74,9 @@ class LoadedAnnotations:
     annotated: frozenset[str]
     """Slides with at least one annotation that is neither deleted nor a navigation marker, of any class. A slide that
     is listed but not annotated was not reviewed: it is unlabelled, not negative."""
+    unreadable_targets: Mapping[str, int]
+    """Number of targets of each slide that the file annotates but that cannot be opened: its place in the splits must
+    not change when the slide is mended."""
     classes: tuple[ClassDecision, ...]
     reconciliation: Reconciliation
     source: SourceReport
@@ -206,6 +210,17 @@ def _find_annotated(source: SourceFile, *, match: _Match, slides: Sequence[Slide
     return frozenset(slides[row].slide_id for row in found if NO_SLIDE < row < len(slides))
 
 
+def _count_unreadable_targets(
+    match: _Match, *, reasons: CodeArray, roles: CodeArray, n_readable: int, unreadable: Sequence[SlideFile]
+) -> dict[str, int]:
+    rows = (reasons == REASONS.index(Reason.UNREADABLE_SLIDE)) & (match.found_row >= n_readable)
+    return {
+        slide.slide_id: int(np.count_nonzero(roles[rows & (match.found_row == row)] == Role.TARGET))
+        for row, slide in enumerate(unreadable, n_readable)
+        if np.any(rows & (match.found_row == row))
+    }
+
+
 def _reconcile(
     source: SourceFile,
     *,
@@ -314,6 +329,9 @@ def load_annotations(
     return LoadedAnnotations(
         tables=_build_tables(source, kept=kept, boxes_l0=boxes_l0, roles=roles, match=match, slides=slides),
         annotated=_find_annotated(source, match=match, slides=slides),
+        unreadable_targets=_count_unreadable_targets(
+            match, reasons=reasons, roles=roles, n_readable=len(slides), unreadable=unreadable
+        ),
         classes=classes,
         reconciliation=reconciliation,
         source=_report(source, decision=decision, notes=notes),
