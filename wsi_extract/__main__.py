@@ -34,13 +34,14 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from wsi_extract.synthetic import write_demo  # noqa: PLC0415
 
     sizes = {"width_px": arguments.width, "height_px": arguments.height}
-    summary = write_demo(
+    demo = write_demo(
         arguments.folder,
         n_slides=arguments.slides,
         seed=arguments.seed,
         **{name: value for name, value in sizes.items() if value is not None},
     )
-    print(summary)
+    print(f"{len(demo.slides)} slides in {demo.slides_folder}, {len(demo.annotations)} annotations in")
+    print(f"  {demo.sqlite_path} (SlideRunner) and {demo.coco_path} (COCO, xyxy)")
     return 0
 
 

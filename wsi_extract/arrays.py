@@ -16,6 +16,9 @@ GrayImage: TypeAlias = npt.NDArray[np.uint8]
 BoolImage: TypeAlias = npt.NDArray[np.bool_]
 """(H, W) bool."""
 
+CountImage: TypeAlias = npt.NDArray[np.int32]
+"""(H, W) int32."""
+
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 CodeArray: TypeAlias = npt.NDArray[np.int8]

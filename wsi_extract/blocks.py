@@ -26,12 +26,12 @@ BLOCKS_WANTED = 4
 WINDOW_SIDE_PX = 2048
 """Side of the largest window that several patches share; larger ones decode no less and cost cache."""
 
-BASE_WORKER_BYTES = 220 * 2**20
-"""An idle worker: interpreter, NumPy, OpenCV, OpenSlide, Dask; measured."""
+BASE_WORKER_BYTES = 160 * 2**20
+"""A worker that has nothing to do: interpreter, NumPy, OpenCV, OpenSlide, Dask; measured, with a margin."""
 SLIDE_CACHE_BYTES = 64 * 2**20
-MASK_BYTES_PER_PX = 12
-"""Survey: RGB overview, smoothing buffers, summed-area table."""
-MAX_MASK_PX = 16_000_000
+MASK_BYTES_PER_PX = 21
+"""Survey: RGB overview, smoothing, components, summed-area table; measured."""
+MAX_MASK_PX = 12_000_000
 WORKER_MEMORY_USE = 0.70
 """Share of a worker's memory limit that planned work may use; Dask pauses a worker at 0.80."""
 

@@ -18,7 +18,8 @@ from typing import IO
 from wsi_extract.files import atomic_writer
 from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
 
-AREA_DECIMALS = 4
+AREA_DECIMALS = 8
+"""All the digits of the product of two sides of four decimals: the area is exactly w * h, and never zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

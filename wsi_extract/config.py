@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from wsi_extract.errors import ConfigError
 
 RoleName = Literal["target", "hard_negative", "context", "ignore"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _refuse_blank(path: object) -> object:
+    """An empty path, as from an unset shell variable, would mean the current folder."""
+    if isinstance(path, str) and not path.strip():
+        raise ValueError("a path must not be empty")
+    return path
+
+
+FilePath = Annotated[Path, BeforeValidator(_refuse_blank)]
 
 MIXTURES: Mapping[str, tuple[float, float, float]] = {
     "ccmct": (0.1, 0.4, 0.5),
@@ -53,9 +63,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     # Input and output
-    wsi_dir: Path = Field(description="folder with the slides, searched recursively")
-    annotation_json: Path = Field(description="annotations: SlideRunner SQLite or COCO JSON")
-    output_dir: Path = Field(description="folder for the data set")
+    wsi_dir: FilePath = Field(description="folder with the slides, searched recursively")
+    annotation_json: FilePath = Field(description="annotations: SlideRunner SQLite or COCO JSON")
+    output_dir: FilePath = Field(description="folder for the data set")
 
     # What is extracted
     patches_per_slide: int = Field(100, ge=1, description="patches per slide and split (anchored sampling)")
@@ -63,7 +73,7 @@ class RunConfig(BaseModel):
     mpp: float | None = Field(None, gt=0, description="output resolution, um per px; default: the level's own")
     level: int | None = Field(None, ge=0, description="pyramid level to read; default 0")
     slide_mpp: float | None = Field(None, gt=0, description="um per px of level 0 of every slide, instead of its own")
-    slide_mpp_csv: Path | None = Field(
+    slide_mpp_csv: FilePath | None = Field(
         None, description="CSV slide,um_per_px or slide,um_per_px_x,um_per_px_y: resolutions of single slides"
     )
 
@@ -77,7 +87,7 @@ class RunConfig(BaseModel):
     annotation_types: tuple[Literal["spot", "area", "polygon", "circle"], ...] = Field(
         ("spot",), min_length=1, description="SlideRunner annotation types to use"
     )
-    slide_aliases_csv: Path | None = Field(
+    slide_aliases_csv: FilePath | None = Field(
         None, description="CSV annotation_name,slide: names in the annotation file that differ from the slides'"
     )
     unannotated_slides: Literal["exclude", "negative"] = Field(
@@ -109,7 +119,7 @@ class RunConfig(BaseModel):
     split_mode: SplitMode = Field(SplitMode.SLIDE, description="what is divided between train and val")
     guard_px: int = Field(0, ge=0, description="half mode: width kept free on each side of the midline, level-0 px")
     group_regex: str | None = Field(None, description="patient of a slide: first group of this regex on its file name")
-    group_csv: Path | None = Field(None, description="CSV slide,group: the patient of each slide")
+    group_csv: FilePath | None = Field(None, description="CSV slide,group: the patient of each slide")
     train_slides: tuple[str | int, ...] = Field((), description="slides for training, by name")
     val_slides: tuple[str | int, ...] = Field((), description="slides for validation, by name")
     test_slides: tuple[str | int, ...] = Field((), description="slides for testing, by name, or the preset ccmct")
@@ -199,7 +209,7 @@ def _describe_problem(problem: Mapping[str, Any], *, origin: Mapping[str, str]) 
         case "extra_forbidden":
             near = difflib.get_close_matches(key, RunConfig.model_fields, n=1, cutoff=0.5)
             return f"{where}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
-        case "missing":
+        case "missing" if len(problem["loc"]) == 1:
             return f"--{key} is required (or '{key}' in the config file's extraction object)"
         case "value_error" if not key:
             return str(problem["ctx"]["error"])
@@ -240,9 +250,9 @@ def _parse_names(text: str) -> list[str]:
     """Names separated by commas, or ``@FILE`` with one per line."""
     if text.startswith("@"):
         try:
-            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigError(f"cannot read the list of slides {text[1:]}: {error.strerror}.") from error
+            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the list of slides {text[1:]}: {error}.") from error
         return [line.strip() for line in lines if line.strip()]
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -250,13 +260,37 @@ def _parse_names(text: str) -> list[str]:
 def _parse_category_map(text: str) -> object:
     if "=" in text:
         pairs = [part.partition("=") for part in text.split(",")]
-        return {name.strip(): role.strip() for name, _, role in pairs}
+        try:
+            return _unique_keys([(name.strip(), role.strip()) for name, _, role in pairs])
+        except ValueError as error:
+            raise ConfigError(f"--category_map: {error}, got {text!r}") from error
     try:
-        return json.loads(Path(text).read_text(encoding="utf-8"))
+        return json.loads(Path(text).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--category_map: {text} is neither NAME=ROLE pairs nor a readable JSON file: {error}"
         ) from error
+
+
+def _unique_keys(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Build a JSON object; `json` itself would silently keep the last of two equal keys."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the key {', '.join(map(repr, twice))} occurs twice")
+    return values
+
+
+def _refuse_misplaced(document: Mapping[str, object], *, path: Path) -> None:
+    """Refuse settings that would be ignored because they are not inside ``extraction``."""
+    misplaced = sorted(document.keys() & RunConfig.model_fields.keys())
+    if misplaced:
+        names = ", ".join(map(repr, misplaced))
+        raise ConfigError(f"{path}: {names} must be inside the object 'extraction'.")
+    near = difflib.get_close_matches("extraction", document, n=1, cutoff=0.8)
+    if near and near[0] != "extraction":
+        raise ConfigError(f"{path}: unknown key '{near[0]}'; did you mean 'extraction'?")
 
 
 def read_extraction_object(path: Path) -> dict[str, object]:
@@ -265,19 +299,21 @@ def read_extraction_object(path: Path) -> dict[str, object]:
     Raises
     ------
     ConfigError
-        When the file is missing, is not JSON, or its ``extraction`` is not an object.
+        When the file is missing, is not JSON, holds a key twice or settings outside ``extraction``, or its
+        ``extraction`` is not an object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}.") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(document, dict) or not isinstance(document.get("extraction", {}), dict):
         raise ConfigError(f"{path}: expected an object with an object 'extraction' in it.")
+    _refuse_misplaced(document, path=path)
     extraction = dict(document.get("extraction", {}))
     for key in LOCATION_FIELDS & extraction.keys():
-        if isinstance(extraction[key], str):
+        if isinstance(extraction[key], str) and extraction[key].strip():
             extraction[key] = str(path.parent / Path(extraction[key]).expanduser())
     return extraction
 

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
-from wsi_extract.arrays import BoolImage, FloatArray, IntArray
+from wsi_extract.arrays import BoolImage, CountImage, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +78,16 @@ def l0_from_out_origins(origins_out: IntArray, *, scale: Scale) -> IntArray:
 
 
 def out_from_l0_domain(domain_l0: Rect, *, scale: Scale) -> Rect:
-    """Return the largest grid rectangle whose level-0 footprint lies inside ``domain_l0``."""
+    """Return the largest grid rectangle whose level-0 footprint lies inside ``domain_l0``.
+
+    In exact arithmetic: a quotient rounded to a whole number would let patches start one pixel outside.
+    """
+    scale_x, scale_y = Fraction(scale.x), Fraction(scale.y)
     return Rect(
-        x0=math.ceil(domain_l0.x0 / scale.x),
-        y0=math.ceil(domain_l0.y0 / scale.y),
-        x1=math.floor(domain_l0.x1 / scale.x),
-        y1=math.floor(domain_l0.y1 / scale.y),
+        x0=math.ceil(domain_l0.x0 / scale_x),
+        y0=math.ceil(domain_l0.y0 / scale_y),
+        x1=math.floor(domain_l0.x1 / scale_x),
+        y1=math.floor(domain_l0.y1 / scale_y),
     )
 
 
@@ -111,15 +116,23 @@ def grid_starts(lo: int, hi: int, *, size: int, stride: int) -> IntArray:
     return starts if starts[-1] == last else np.append(starts, last)
 
 
-def integral_image(mask: BoolImage) -> IntArray:
-    """Return the summed-area table of ``mask``: ``(H + 1, W + 1)`` int64, zero in the first row and column."""
-    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int64)
-    np.cumsum(mask, axis=0, dtype=np.int64, out=table[1:, 1:])
-    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
+def integral_image(mask: BoolImage) -> CountImage:
+    """Return the summed-area table of ``mask``: ``(H + 1, W + 1)`` int32, zero in the first row and column.
+
+    Raises
+    ------
+    ValueError
+        When the mask has more pixels than an int32 counts.
+    """
+    if mask.size > np.iinfo(np.int32).max:
+        raise ValueError(f"a mask of {mask.shape[1]} x {mask.shape[0]} px is too large for its summed-area table")
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int32)
+    np.cumsum(mask, axis=0, dtype=np.int32, out=table[1:, 1:])
+    np.cumsum(table[1:, 1:], axis=1, dtype=np.int32, out=table[1:, 1:])
     return table
 
 
-def _interpolate(table: IntArray, x: FloatArray, y: FloatArray) -> FloatArray:
+def _interpolate(table: CountImage, x: FloatArray, y: FloatArray) -> FloatArray:
     """Read the summed-area table between its nodes: exact, because the mask is constant inside a pixel."""
     x_lo = np.minimum(np.floor(x).astype(np.int64), table.shape[1] - 2)
     y_lo = np.minimum(np.floor(y).astype(np.int64), table.shape[0] - 2)
@@ -130,7 +143,7 @@ def _interpolate(table: IntArray, x: FloatArray, y: FloatArray) -> FloatArray:
     return result
 
 
-def covered_area(table: IntArray, boxes: FloatArray) -> FloatArray:
+def covered_area(table: CountImage, boxes: FloatArray) -> FloatArray:
     """Return the area of set mask pixels inside each box, weighting pixels cut by the border by their share.
 
     Parameters

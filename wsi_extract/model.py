@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from wsi_extract.arrays import BoolImage, CodeArray, FloatArray, IntArray
+from wsi_extract.arrays import BoolImage, CodeArray, CountImage, FloatArray, IntArray
 from wsi_extract.geometry import Rect, Scale, covered_area, integral_image
 
 
@@ -271,7 +271,7 @@ class TissueMask:
     mask: BoolImage
     """(H, W) bool, True on tissue."""
     l0_per_mask_px: Scale
-    table: IntArray = field(init=False, repr=False)
+    table: CountImage = field(init=False, repr=False)
     """Summed-area table of the mask."""
 
     def __post_init__(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from wsi_extract.errors import IntegrityError
 from wsi_extract.files import canonical_json, sha256_of, write_atomically
 from wsi_extract.geometry import Scale
 from wsi_extract.model import PatchTable, SlidePlan, Split, SplitAccount, TissueMask
+
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for damaged archives, as found by flipping every bit of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +36,11 @@ class SurveyRecord:
 
     def to_json(self) -> dict[str, object]:
         """Return the record as JSON values."""
-        return {**asdict(self), "mask_l0_per_px_xy": list(self.mask_l0_per_px_xy)}
+        return {
+            **asdict(self),
+            "accounts": [{**asdict(account), "split": account.split.value} for account in self.accounts],
+            "mask_l0_per_px_xy": list(self.mask_l0_per_px_xy),
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, object]) -> SurveyRecord:
@@ -81,9 +90,9 @@ def read_patches(path: Path, *, record: SurveyRecord) -> PatchTable:
         When the file is missing, damaged, or not the plan that ``record`` describes.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             patches = PatchTable(**{column.name: archive[column.name] for column in fields(PatchTable)})
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except _UNREADABLE as error:
         raise IntegrityError(
             f"the plan of slide {record.slide_id}, {path}, cannot be read: {error}.", "Start over with --fresh."
         ) from error
@@ -97,12 +106,23 @@ def read_patches(path: Path, *, record: SurveyRecord) -> PatchTable:
 
 
 def read_mask(path: Path) -> TissueMask:
-    """Return the tissue mask stored with a plan."""
-    with np.load(path, allow_pickle=False) as archive:
-        height, width = (int(side) for side in archive["mask_shape_hw"])
-        mask = np.unpackbits(archive["mask_bits"], count=height * width).reshape(height, width).astype(np.bool_)
-        scale = archive["mask_l0_per_px_xy"]
-        return TissueMask(mask=mask, l0_per_mask_px=Scale(x=float(scale[0]), y=float(scale[1])))
+    """Return the tissue mask stored with a plan.
+
+    Raises
+    ------
+    IntegrityError
+        When the file is missing or damaged.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            height, width = (int(side) for side in archive["mask_shape_hw"])
+            mask = np.unpackbits(archive["mask_bits"], count=height * width).reshape(height, width).astype(np.bool_)
+            scale = archive["mask_l0_per_px_xy"]
+            return TissueMask(mask=mask, l0_per_mask_px=Scale(x=float(scale[0]), y=float(scale[1])))
+    except _UNREADABLE as error:
+        raise IntegrityError(
+            f"the tissue mask in {path} cannot be read: {error}.", "Start over with --fresh."
+        ) from error
 
 
 def job_key(description: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import sys
@@ -10,12 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import wsi_extract
-from wsi_extract.blocks import WORKER_MEMORY_USE, worker_bytes
+from wsi_extract.blocks import MAX_MASK_PX, WORKER_MEMORY_USE, worker_bytes
 from wsi_extract.config import RunConfig, Sampling
 from wsi_extract.errors import ConfigError, EnvironmentFaultError
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.gather import Inputs, SlideEntry
 from wsi_extract.plans import SurveyRecord
+from wsi_extract.resolution import choose_overview
 from wsi_extract.sampling import SamplingOptions, stride_from_overlap
 from wsi_extract.slides import openslide_version
 from wsi_extract.survey import mask_downsample
@@ -50,9 +52,11 @@ def check_memory(config: RunConfig, inputs: Inputs, *, executor: Executor) -> in
 def _worker_bytes_for(entry: SlideEntry, *, config: RunConfig) -> int:
     assert entry.info is not None
     assert entry.frame is not None
-    downsample = mask_downsample(entry.info, mask_magnification=config.mask_magnification)
-    overview_px = entry.info.width_l0_px * entry.info.height_l0_px / downsample**2
-    return worker_bytes(entry.frame, overview_px=int(overview_px))
+    target = mask_downsample(entry.info, mask_magnification=config.mask_magnification)
+    index, factor = choose_overview(entry.info.levels, target_downsample=target, max_px=MAX_MASK_PX)
+    level = entry.info.levels[index]
+    overview_px = math.ceil(level.width_px / factor) * math.ceil(level.height_px / factor)
+    return worker_bytes(entry.frame, overview_px=overview_px)
 
 
 def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:

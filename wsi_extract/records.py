@@ -80,9 +80,9 @@ def read_document(path: Path) -> BlockDocument | None:
     try:
         envelope: Mapping[str, Any] = json.loads(data)
         document: BlockDocument = envelope["block"]
-        stated = envelope["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        is_whole = sha256_of(canonical_json(document)) == envelope["sha256"] and document["schema"] == SCHEMA
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"the record {path} is damaged: {error}.", "Delete it and run again.") from error
-    if sha256_of(canonical_json(document)) != stated or document["schema"] != SCHEMA:
+    if not is_whole:
         raise IntegrityError(f"the record {path} does not match its own digest.", "Delete it and run again.")
     return document

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from wsi_extract.blocks import MAX_MASK_PX
 from wsi_extract.files import pretty_json, write_atomically
 from wsi_extract.geometry import Rect
 from wsi_extract.layout import plan_path, survey_path
@@ -95,7 +96,7 @@ def read_survey(output_dir: Path, *, slide_id: str) -> SurveyRecord | None:
 def mask_tissue(slide: OpenedSlide, info: SlideInfo, *, method: TissueMethod, mask_magnification: float) -> TissueMask:
     """Return where the slide holds tissue, seen at about ``mask_magnification``."""
     target = mask_downsample(info, mask_magnification=mask_magnification)
-    overview, l0_per_px = read_overview(slide, info, target_downsample=target)
+    overview, l0_per_px = read_overview(slide, info, target_downsample=target, max_px=MAX_MASK_PX)
     um_per_px = None if info.um_per_px_xy is None else info.um_per_px_xy[0] * l0_per_px.x
     return TissueMask(mask=segment_tissue(overview, method=method, um_per_px=um_per_px), l0_per_mask_px=l0_per_px)
 

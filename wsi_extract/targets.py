@@ -4,7 +4,7 @@ Let B be an annotation's box in patch pixels and V the share of B's area inside 
 
 * centre of B inside the patch (or, with ``label_visible_fraction`` set, V at least that): a label, B clipped;
 * else V at least ``crowd_visible_fraction``: iscrowd = 1, B clipped: evaluation ignores it, training drops it;
-* else, or when nothing of B is left after clipping: nothing, but counted.
+* else, when B meets the patch, or when its centre is inside but it has no area: nothing, but counted.
 
 Annotations of role ignore become iscrowd = 1 wherever they would be seen by these rules. Look-alikes that are not to
 be labelled are kept as a side field of the patch.
@@ -88,7 +88,7 @@ def label_patch(
         Options of the visibility rule.
     """
     boxes = out_from_l0_boxes(annotations.boxes_l0, origin_l0_xy=origin_l0_xy, scale=scale)
-    clipped = np.round(clip_boxes(boxes, patch_wh_out=patch_wh_out), BOX_DECIMALS)
+    clipped = clip_boxes(boxes, patch_wh_out=patch_wh_out)
     is_label, is_crowd, is_dropped = _apply_rule(boxes, clipped, patch_wh_out=patch_wh_out, rules=rules)
     is_ignore = annotations.role == Role.IGNORE
     is_crowd |= is_label & is_ignore
@@ -113,19 +113,18 @@ def _apply_rule(
     boxes: FloatArray, clipped: FloatArray, *, patch_wh_out: tuple[int, int], rules: LabelRules
 ) -> tuple[BoolArray, BoolArray, BoolArray]:
     """Return which boxes are labels, which are crowd, and which are seen but neither."""
-    sides, shown_sides = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
-    has_area = (shown_sides[:, 0] > 0) & (shown_sides[:, 1] > 0)
-    area = np.prod(sides, axis=1)
-    visible = np.divide(np.prod(shown_sides, axis=1), area, out=np.zeros_like(area), where=area > 0)
-    if rules.label_visible_fraction is None:
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        inside = (centres >= 0) & (centres < np.array(patch_wh_out, dtype=np.float64))
-        wanted = inside[:, 0] & inside[:, 1]
-    else:
-        wanted = visible >= rules.label_visible_fraction
+    rounded = np.round(clipped, BOX_DECIMALS)
+    has_area = (rounded[:, 2] > rounded[:, 0]) & (rounded[:, 3] > rounded[:, 1])
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    shown_area = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1)
+    # Nine decimals, so that a box showing exactly the threshold passes it at every scale.
+    visible = np.round(np.divide(shown_area, area, out=np.zeros_like(area), where=area > 0), 9)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = np.all((centres >= 0) & (centres < np.array(patch_wh_out, dtype=np.float64)), axis=1)
+    wanted = inside if rules.label_visible_fraction is None else visible >= rules.label_visible_fraction
     is_label = has_area & wanted
     is_crowd = has_area & ~wanted & (visible >= rules.crowd_visible_fraction)
-    return is_label, is_crowd, has_area & ~is_label & ~is_crowd
+    return is_label, is_crowd, (has_area | inside) & ~is_label & ~is_crowd
 
 
 def _labels(
@@ -133,7 +132,7 @@ def _labels(
 ) -> tuple[PatchLabel, ...]:
     labels = []
     for row in rows.tolist():
-        x0, y0, x1, y1 = (float(value) for value in clipped[row])
+        x0, y0, x1, y1 = np.round(clipped[row], BOX_DECIMALS).tolist()
         labels.append(
             PatchLabel(
                 xywh_out=(x0, y0, round(x1 - x0, BOX_DECIMALS), round(y1 - y0, BOX_DECIMALS)),

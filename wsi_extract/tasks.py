@@ -76,6 +76,8 @@ def fault_from(error: Exception, *, slide_id: str, stage: str) -> Fault:
     elif isinstance(error, MemoryError):
         message = message or "out of memory"
         remedy = "Give each worker more memory: fewer --workers, or a smaller --patch_size."
+    elif isinstance(error, OSError):
+        remedy = remedy or "Check the disk or the network, then run the same command again."
     elif not isinstance(error, WsiExtractError):
         remedy = "This looks like a bug; please report it with the slide's format."
     return Fault(

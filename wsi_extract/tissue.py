@@ -6,6 +6,7 @@ on the side of tissue: a patch too many costs time, a piece of pale stroma left 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -41,6 +42,8 @@ _MAX_SATURATION_RANGE = (12, 18)
 """Otsu's threshold on the saturation, kept between tinted glass and pale stroma."""
 _MIN_VALUE = 40
 """Below this brightness saturation is noise."""
+
+_STRIP_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,17 @@ def segment_tissue(rgb: RgbImage, *, method: TissueMethod, um_per_px: float | No
         np.uint8, copy=False
     )
     found = _stained_by_lab(smooth) if method == "lab" else _stained_by_saturation(smooth)
-    return _tidy(found & ~_near_pen(smooth, sizes=sizes), sizes=sizes)
+    found &= ~_near_pen(smooth, sizes=sizes)
+    del smooth  # the largest buffer; what follows needs room
+    return _tidy(found, sizes=sizes)
+
+
+def _in_strips(function: Callable[[RgbImage], GrayImage], rgb: RgbImage) -> GrayImage:
+    """Apply a function of single pixels strip by strip, so that its intermediate images stay small."""
+    out = np.empty(rgb.shape[:2], dtype=np.uint8)
+    for y in range(0, len(rgb), _STRIP_ROWS):
+        out[y : y + _STRIP_ROWS] = function(rgb[y : y + _STRIP_ROWS])
+    return out
 
 
 def _bounded_otsu(channel: cv2.typing.MatLike, *, bounds: tuple[int, int]) -> float:
@@ -124,24 +137,38 @@ def _bounded_otsu(channel: cv2.typing.MatLike, *, bounds: tuple[int, int]) -> fl
 
 
 def _stained_by_lab(rgb: RgbImage) -> BoolImage:
-    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.uint8, copy=False)
-    lightness = np.ascontiguousarray(lab[..., 0])
+    lightness = _in_strips(_lightness, rgb)
     stained: BoolImage = lightness < _bounded_otsu(lightness, bounds=_MAX_L_RANGE)
-    stained &= lab[..., 1] >= _MIN_A
-    return stained
+    return stained & (_in_strips(_redness, rgb) >= _MIN_A)
+
+
+def _lightness(rgb: RgbImage) -> GrayImage:
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[..., 0], dtype=np.uint8)
+
+
+def _redness(rgb: RgbImage) -> GrayImage:
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[..., 1], dtype=np.uint8)
 
 
 def _stained_by_saturation(rgb: RgbImage) -> BoolImage:
-    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
-    saturation = np.ascontiguousarray(hsv[..., 1])
-    saturation[hsv[..., 2] < _MIN_VALUE] = 0
-    saturation = cv2.medianBlur(saturation, 7).astype(np.uint8, copy=False)
+    saturation = cv2.medianBlur(_in_strips(_saturation, rgb), 7).astype(np.uint8, copy=False)
     stained: BoolImage = saturation > _bounded_otsu(saturation, bounds=_MAX_SATURATION_RANGE)
     return stained
 
 
+def _saturation(rgb: RgbImage) -> GrayImage:
+    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+    saturation: GrayImage = np.where(hsv[..., 2] < _MIN_VALUE, 0, hsv[..., 1]).astype(np.uint8, copy=False)
+    return saturation
+
+
 def _near_pen(rgb: RgbImage, *, sizes: _Sizes) -> BoolImage:
-    """Return pen marks and their fringes.
+    """Return pen marks and their fringes."""
+    return cv2.dilate(_in_strips(_pen, rgb), _disk(sizes.fringe_px)).astype(np.bool_)
+
+
+def _pen(rgb: RgbImage) -> GrayImage:
+    """Return 1 on pen marks.
 
     Eosin and haematoxylin absorb green most, so that tissue has R > G < B, hardly ever G > R. Green and blue ink
     have G > R or hardly any R and G; red ink has next to no blue and green; black ink is dark without colour.
@@ -153,8 +180,8 @@ def _near_pen(rgb: RgbImage, *, sizes: _Sizes) -> BoolImage:
     hot = (cv2.subtract(red, cv2.max(green, blue)) > 125) & (cv2.absdiff(green, blue) < 60)
     black = (red < 70) & (spread < 22)
     violet = cv2.subtract(blue, cv2.max(red, green)) > 100
-    pen = (cold | hot | violet | black).astype(np.uint8)
-    return cv2.dilate(pen, _disk(sizes.fringe_px)).astype(np.bool_)
+    pen: GrayImage = (cold | hot | violet | black).astype(np.uint8)
+    return pen
 
 
 def _disk(width_px: int) -> GrayImage:
@@ -175,5 +202,7 @@ def _drop_small(mask: GrayImage, *, min_area_px: float) -> BoolImage:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     large = stats[:, cv2.CC_STAT_AREA] >= min_area_px
     large[0] = False  # label 0 is what the mask leaves out
-    kept: BoolImage = large[labels]
+    kept = np.empty(mask.shape, dtype=np.bool_)
+    for y in range(0, len(mask), _STRIP_ROWS):  # the look-up widens its index to 8 bytes per pixel
+        kept[y : y + _STRIP_ROWS] = large[labels[y : y + _STRIP_ROWS]]
     return kept

@@ -1,0 +1,369 @@
+"""The whole job: pixels, boxes and counts agree, whatever executes it and however often it is interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers_run import (
+    MEMORY_BYTES,
+    Inputs,
+    ShuffledExecutor,
+    content_of,
+    extract,
+    make_config,
+    make_inputs,
+    read_coco,
+    read_manifest,
+)
+from tests.helpers_slides import fit_ramp
+from wsi_extract.console import SilentReporter
+from wsi_extract.errors import ConfigError, EnvironmentFaultError, InputError, IntegrityError, SplitError
+from wsi_extract.model import Fault, FaultClass
+from wsi_extract.pipeline import run
+from wsi_extract.schedule import dask_executor, local_cluster
+from wsi_extract.slides import SlideCache
+from wsi_extract.stores.png import decode_png
+from wsi_extract.tasks import SerialExecutor, Task, TaskResult
+
+SPLITS = ("train", "val")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("input"))
+
+
+def images_of(out: Path, *splits: str) -> list[dict[str, Any]]:
+    return [image for split in splits or SPLITS for image in read_coco(out, split)["images"]]
+
+
+def patch_pixels(out: Path, image: dict[str, Any]) -> Any:
+    return decode_png((out / f"{image['split']}2017" / image["file_name"]).read_bytes())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="level 0"),
+        pytest.param({"mpp": 0.5}, id="2x"),
+        pytest.param({"mpp": 0.4}, id="1.6x, from level 0"),
+        pytest.param({"mpp": 1.3, "patch_size": 96}, id="5.2x, from level 1"),
+        pytest.param({"mpp": 0.2}, id="finer than the slide"),
+        pytest.param({"level": 1, "patch_size": 96}, id="level 1, fractional downsample"),
+        pytest.param({"sampling": "grid", "mpp": 0.4}, id="grid, 1.6x"),
+    ],
+)
+def test_pixels_come_from_where_the_data_set_says(inputs: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
+    extract(inputs, tmp_path / "out", **settings)
+    sizes = {slide.file_name.removesuffix(".svs"): slide for slide in inputs.slides}
+    n_checked = 0
+    for image in images_of(tmp_path / "out"):
+        if min(image["x_l0"], image["y_l0"]) < 110:
+            continue  # reaches over the tissue's edge, where the ramp ends
+        slide = sizes[image["slide_id"]]
+        fit = fit_ramp(patch_pixels(tmp_path / "out", image), width_px=slide.width_px, height_px=slide.height_px)
+        scale_x, scale_y = image["l0_per_px_xy"]
+        half = settings.get("patch_size", 128) / 2
+        # The middle of the patch is what a straight line fits best.
+        assert fit.x_l0 + half * fit.l0_per_px_x == pytest.approx(image["x_l0"] + half * scale_x, abs=1.0 * scale_x)
+        assert fit.y_l0 + half * fit.l0_per_px_y == pytest.approx(image["y_l0"] + half * scale_y, abs=1.0 * scale_y)
+        n_checked += 1
+    assert n_checked >= 20
+
+
+@pytest.mark.parametrize("settings", [{}, {"mpp": 0.4}, {"mpp": 1.3}, {"level": 1}, {"sampling": "grid"}])
+def test_boxes_lie_on_their_annotations(inputs: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
+    extract(inputs, tmp_path / "out", **settings)
+    centres = {str(row.uid): row.points_l0[0] for row in inputs.annotations}
+    for split in SPLITS:
+        document = read_coco(tmp_path / "out", split)
+        images = {image["id"]: image for image in document["images"]}
+        assert document["annotations"]
+        for annotation in document["annotations"]:
+            image = images[annotation["image_id"]]
+            x, y, width, height = annotation["bbox"]
+            for low, side, origin, scale, centre, size in zip(
+                (x, y),
+                (width, height),
+                (image["x_l0"], image["y_l0"]),
+                image["l0_per_px_xy"],
+                centres[annotation["source_id"]],
+                (image["width"], image["height"]),
+                strict=True,
+            ):
+                # The box is the annotation's 50 px, less what the patch cuts off.
+                start = max(0.0, (centre - 25 - origin) / scale)
+                stop = min(float(size), (centre + 25 - origin) / scale)
+                assert (low, low + side) == pytest.approx((start, stop), abs=1e-3)
+
+
+def test_every_visible_target_is_labelled_in_every_patch(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out", sampling="grid")
+    for split in SPLITS:
+        document = read_coco(tmp_path / "out", split)
+        found = {(a["image_id"], a["source_id"]) for a in document["annotations"] if not a["iscrowd"]}
+        expected = {
+            (image["id"], str(row.uid))
+            for image in document["images"]
+            for row in inputs.annotations
+            if f"slide_{row.slide_uid}" == image["slide_id"]
+            and row.class_id == 2
+            and 0 <= row.points_l0[0][0] - image["x_l0"] < image["width"]
+            and 0 <= row.points_l0[0][1] - image["y_l0"] < image["height"]
+        }
+        assert found == expected
+
+
+@pytest.mark.xdist_group("dask")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="anchored"),
+        pytest.param({"sampling": "grid", "overlap": 0.25}, id="grid"),
+        pytest.param({"split_mode": "half", "patches_per_slide": 12, "guard_px": 10}, id="half"),
+        pytest.param({"mpp": 0.7}, id="resampled"),
+    ],
+)
+def test_b14_same_bytes_whatever_executes_it(inputs: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
+    extract(inputs, tmp_path / "serial", **settings)
+    expected = content_of(tmp_path / "serial")
+    with SlideCache() as slides:
+        extract(inputs, tmp_path / "shuffled", executor=ShuffledExecutor(slides=slides, seed=3), **settings)
+    assert content_of(tmp_path / "shuffled") == expected
+    with (
+        local_cluster(n_workers=2, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
+        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
+    ):
+        extract(inputs, tmp_path / "dask", executor=executor, **settings)
+    assert content_of(tmp_path / "dask") == expected
+
+
+def test_another_seed_gives_other_patches(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "a", seed=42)
+    extract(inputs, tmp_path / "b", seed=43)
+    names = [{image["file_name"] for image in images_of(tmp_path / run)} for run in ("a", "b")]
+    assert len(names[0] & names[1]) < 5
+
+
+def test_b21_sqlite_and_published_json_give_the_same_data_set(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "sqlite")
+    extract(inputs, tmp_path / "coco", annotation_json=str(inputs.coco))
+    for split in SPLITS:
+        assert read_coco(tmp_path / "sqlite", split) == read_coco(tmp_path / "coco", split)
+    assert read_manifest(tmp_path / "coco")["annotations"]["bbox_convention"]["format"] == "xyxy"
+
+
+def test_b12_slides_without_targets_are_kept(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out")
+    kinds = {image["kind"] for image in images_of(tmp_path / "out") if image["slide_id"] == "slide_2"}
+    assert kinds == {"random", "hard_negative"}
+
+
+def test_counts_are_exact_and_add_up(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out", patches_per_slide=100)
+    manifest = read_manifest(tmp_path / "out")
+    by_slide = {row["slide_id"]: row for row in manifest["slides"]}
+    assert by_slide["slide_4"]["patches_by_kind"] == {"hard_negative": 40, "mitosis": 50, "random": 10}
+    counts = manifest["counts"]
+    assert counts["patches_planned"] == counts["patches_written"] + counts["patches_failed"] == 400
+    for split in SPLITS:
+        document = read_coco(tmp_path / "out", split)
+        assert manifest["splits"][split]["n_images"] == len(document["images"])
+        assert [image["id"] for image in document["images"]] == list(range(1, len(document["images"]) + 1))
+
+
+def test_grid_covers_the_slide_up_to_its_edges(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out", sampling="grid", overlap=0, min_tissue_fraction=0)
+    for slide in inputs.slides:
+        covered = np.zeros((slide.height_px, slide.width_px), dtype=bool)
+        for image in images_of(tmp_path / "out"):
+            if image["slide_id"] == slide.file_name.removesuffix(".svs"):
+                covered[image["y_l0"] : image["y_l0"] + 128, image["x_l0"] : image["x_l0"] + 128] = True
+        assert covered.all()
+
+
+def test_b03_b04_halves_share_no_pixel(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out", split_mode="half", guard_px=8)
+    middle = {slide.file_name.removesuffix(".svs"): slide.height_px // 2 for slide in inputs.slides}
+    for image in images_of(tmp_path / "out", "train"):
+        assert image["y_l0"] + 128 <= middle[image["slide_id"]] - 8
+    for image in images_of(tmp_path / "out", "val"):
+        assert image["y_l0"] >= middle[image["slide_id"]] + 8
+    leakage = read_manifest(tmp_path / "out")["leakage"]
+    assert leakage["n_overlapping_patch_pairs"] == 0
+    assert leakage["same_slide_halves"] is True
+
+
+def test_look_alikes_become_a_category_on_request(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out", label_hard_negatives=True)
+    document = read_coco(tmp_path / "out", "train")
+    assert {annotation["category_id"] for annotation in document["annotations"]} == {1, 2}
+    assert [category["id"] for category in document["categories"]] == [1, 2]
+    assert not any("look_alikes" in image for image in document["images"])
+
+
+# --- slides that do not take part
+
+
+def test_a_damaged_slide_costs_only_itself(inputs: Inputs, tmp_path: Path) -> None:
+    folder = tmp_path / "input"
+    broken = copy_inputs(inputs, folder)
+    path = broken.wsi_dir / "slide_3.svs"
+    data = path.read_bytes()
+    # The directory stays readable, so the slide opens; its pixels are gone from the middle on.
+    path.write_bytes(data[: len(data) // 3] + bytes(len(data) // 3) + data[2 * len(data) // 3 :])
+    result = extract(broken, tmp_path / "out")
+    assert result.has_failures
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["status"] == "partial"
+    statuses = {row["slide_id"]: row["status"] for row in manifest["slides"]}
+    assert statuses == {"slide_1": "complete", "slide_2": "complete", "slide_3": "failed", "slide_4": "complete"}
+    assert {image["slide_id"] for image in images_of(tmp_path / "out")} == {"slide_1", "slide_2", "slide_4"}
+    (error,) = [json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines()]
+    assert error["slide_id"] == "slide_3"
+    assert str(path) in error["message"]
+
+
+def test_mending_a_slide_moves_no_other(inputs: Inputs, tmp_path: Path) -> None:
+    mended = copy_inputs(inputs, tmp_path / "input")
+    good = (mended.wsi_dir / "slide_3.svs").read_bytes()
+    (mended.wsi_dir / "slide_3.svs").write_bytes(b"not a slide")
+    extract(mended, tmp_path / "out")
+    (mended.wsi_dir / "slide_3.svs").write_bytes(good)
+    extract(mended, tmp_path / "out")
+    extract(inputs, tmp_path / "undisturbed")
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "undisturbed") | {
+        ".wsi_extract/run.json": content_of(tmp_path / "out")[".wsi_extract/run.json"]
+    }
+
+
+def test_slides_nobody_annotated_are_in_no_split(inputs: Inputs, tmp_path: Path) -> None:
+    more = make_inputs(tmp_path / "input", n_slides=3, counts=lambda uid: {} if uid == 3 else {2: 4, 7: 2})
+    extract(more, tmp_path / "out", train_val_split=0.5)
+    row = read_manifest(tmp_path / "out")["slides"][2]
+    assert (row["status"], row["splits"], row["n_written"]) == ("unlabelled", [], 0)
+    extract(more, tmp_path / "reviewed", train_val_split=0.5, unannotated_slides="negative")
+    row = read_manifest(tmp_path / "reviewed")["slides"][2]
+    assert (row["status"], row["patches_by_kind"]) == ("complete", {"random": 20})
+
+
+def test_b07_a_slide_smaller_than_a_patch_is_skipped(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out", patch_size=1218, patches_per_slide=3, train_val_split=0.5)
+    rows = read_manifest(tmp_path / "out")["slides"]
+    assert [row["status"] for row in rows] == ["skipped", "skipped", "complete", "complete"]
+    assert rows[0]["reason"] == "slide_smaller_than_patch: 1611 x 1209 px at the output resolution"
+
+
+def test_unknown_resolution_is_never_guessed(tmp_path: Path) -> None:
+    unknown = make_inputs(tmp_path / "input", n_slides=2, um_per_px=None)
+    with pytest.raises(InputError, match="resolution"):
+        extract(unknown, tmp_path / "out", mpp=0.5, train_val_split=0.5)
+    extract(unknown, tmp_path / "out", mpp=0.5, slide_mpp=0.25, train_val_split=0.5)
+    assert {tuple(image["l0_per_px_xy"]) for image in images_of(tmp_path / "out")} == {(2.0, 2.0)}
+
+
+def test_the_same_slide_under_two_names_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    twice = copy_inputs(inputs, tmp_path / "input")
+    (twice.wsi_dir / "slide_2.svs").write_bytes((twice.wsi_dir / "slide_1.svs").read_bytes())
+    with pytest.raises(SplitError, match="same content"):
+        extract(twice, tmp_path / "out")
+
+
+def copy_inputs(inputs: Inputs, folder: Path) -> Inputs:
+    for source in (*inputs.wsi_dir.iterdir(), inputs.sqlite, inputs.coco):
+        target = folder / source.relative_to(inputs.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    return Inputs(folder=folder, slides=inputs.slides, annotations=inputs.annotations)
+
+
+# --- running again
+
+
+def test_a_second_run_repeats_only_what_is_missing(inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    extract(inputs, out)
+    expected = content_of(out)
+    patches = sorted(out.glob("train2017/*/*.png"))
+    kept = {path: path.stat().st_mtime_ns for path in patches}
+    (out / ".wsi_extract" / "records" / "slide_1" / "000000.json").unlink()
+    next(path for path in patches if path.parent.name == "slide_2").unlink()
+    (out / "manifest.json").unlink()
+    extract(inputs, out)
+    assert content_of(out) == expected
+    untouched = [path for path in patches if path.parent.name == "slide_3"]
+    assert untouched
+    assert all(path.stat().st_mtime_ns == kept[path] for path in untouched)
+
+
+def test_other_settings_on_an_old_folder_are_refused(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out")
+    before = content_of(tmp_path / "out")
+    with pytest.raises(IntegrityError, match=r"settings\.seed"):
+        extract(inputs, tmp_path / "out", seed=1)
+    assert content_of(tmp_path / "out") == before
+    extract(inputs, tmp_path / "out", seed=1, fresh=True)
+    assert content_of(tmp_path / "out") != before
+
+
+class FailingExecutor:
+    """Ends with an environment fault at the given task of the extraction."""
+
+    n_workers = 1
+    worker_memory_bytes = MEMORY_BYTES
+
+    def __init__(self, slides: SlideCache, *, at: int) -> None:
+        self.serial = SerialExecutor(slides=slides, worker_memory_bytes=MEMORY_BYTES)
+        self.at = at
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+        for number, task in enumerate(tasks):
+            if task.stage == "extract" and number == self.at:
+                fault = Fault(
+                    slide_id=task.slide_id,
+                    stage=task.stage,
+                    fault_class=FaultClass.ENVIRONMENT,
+                    error_type="OSError",
+                    message="No space left on device",
+                    remedy="Make room.",
+                )
+                yield TaskResult(task=task, fault=fault)
+                return
+            yield from self.serial.run([task])
+
+
+def test_a_failing_machine_stops_the_run_and_blames_no_slide(inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with SlideCache() as slides, pytest.raises(EnvironmentFaultError, match="No space left"):
+        extract(inputs, out, executor=FailingExecutor(slides, at=2))
+    assert not (out / "manifest.json").exists()
+    assert not (out / "errors.jsonl").exists()
+    extract(inputs, out)
+    extract(inputs, tmp_path / "undisturbed")
+    assert content_of(out) == content_of(tmp_path / "undisturbed")
+
+
+def test_dry_run_plans_everything_and_writes_nothing(inputs: Inputs, tmp_path: Path) -> None:
+    before = sorted(path for path in tmp_path.rglob("*"))
+    result = extract(inputs, tmp_path / "out", dry_run=True)
+    assert result.plan.n_patches == 80
+    assert result.plan.n_bytes > 0
+    assert result.finished is None
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_too_little_memory_is_refused_before_anything_is_written(inputs: Inputs, tmp_path: Path) -> None:
+    config = make_config(inputs, tmp_path / "out")
+    with SlideCache() as slides, pytest.raises(ConfigError, match="MB"):
+        run(
+            config,
+            executor=SerialExecutor(slides=slides, worker_memory_bytes=100_000_000),
+            reporter=SilentReporter(),
+        )
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,115 @@
+"""The group of each slide: slides of one patient, which must never be in two splits."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from wsi_extract.errors import SplitError
+from wsi_extract.model import SlideFile
+from wsi_extract.splits.names import find_slides_named, index_names
+
+COLUMNS = ["slide", "group"]
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Return the group of each slide name in a CSV file with the columns slide and group.
+
+    Raises
+    ------
+    SplitError
+        When the file cannot be read, has other columns, an empty value, or a slide twice.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = [[value.strip() for value in line] for line in csv.reader(stream, strict=True)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SplitError(f"cannot read the groups in {path}: {error}.") from error
+    if not lines or lines[0] != COLUMNS:
+        found = lines[0] if lines else "an empty file"
+        raise SplitError(f"{path}: expected the columns slide,group in the first line, got {found}.")
+    table: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not line:
+            continue
+        if len(line) != 2 or not all(line):
+            raise SplitError(f"{path}, line {number}: expected a slide and its group, got {line}.")
+        if line[0] in table:
+            raise SplitError(f"{path}, line {number}: slide {line[0]} is listed twice.")
+        table[line[0]] = line[1]
+    return table
+
+
+def group_slides(slides: Sequence[SlideFile], *, regex: str | None, table: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the group of each slide, by slide id.
+
+    Parameters
+    ----------
+    regex
+        Searched in the file name; its first capture group, or else the whole match, is the group.
+    table
+        Group by slide name; may list further slides. Without ``regex`` and ``table`` each slide is its own group.
+
+    Raises
+    ------
+    SplitError
+        When a slide has no group, or more than one.
+    """
+    if regex is not None and table is not None:
+        raise SplitError("slides can be grouped by a regex or by a table, not by both.", "Give one of them.")
+    if regex is not None:
+        return _group_by_regex(slides, regex=regex)
+    if table is not None:
+        return _group_by_table(slides, table=table)
+    return {slide.slide_id: slide.slide_id for slide in slides}
+
+
+def compile_regex(regex: str, *, setting: str) -> re.Pattern[str]:
+    """Return the compiled regex.
+
+    Raises
+    ------
+    SplitError
+        When it is none; the message names the setting it came from.
+    """
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        raise SplitError(f"{setting} {regex!r} is not a regular expression: {error}.") from error
+
+
+def _group_by_regex(slides: Sequence[SlideFile], *, regex: str) -> dict[str, str]:
+    pattern = compile_regex(regex, setting="--group_regex")
+    groups: dict[str, str] = {}
+    for slide in slides:
+        match = pattern.search(slide.path.name)
+        group = match.group(1 if pattern.groups else 0) if match else None
+        if group:
+            groups[slide.slide_id] = group
+    _refuse_missing(slides, groups=groups, reason=f"--group_regex {regex!r} finds no group in")
+    return groups
+
+
+def _group_by_table(slides: Sequence[SlideFile], *, table: Mapping[str, str]) -> dict[str, str]:
+    index = index_names({slide.slide_id: [slide.path.name] for slide in slides})
+    named: dict[str, str] = {}
+    for name in table:
+        found = find_slides_named(name, index=index)
+        if len(found) > 1:
+            raise SplitError(f"the table of groups lists {name}, which means several slides: {', '.join(found)}.")
+        if found and found[0] in named:
+            raise SplitError(f"the table of groups lists slide {found[0]} twice: as {named[found[0]]} and as {name}.")
+        named.update(dict.fromkeys(found, name))
+    _refuse_missing(slides, groups=named, reason="the table of groups does not list")
+    return {slide.slide_id: table[named[slide.slide_id]] for slide in slides}
+
+
+def _refuse_missing(slides: Sequence[SlideFile], *, groups: Mapping[str, str], reason: str) -> None:
+    missing = [slide.path.name for slide in slides if slide.slide_id not in groups]
+    if missing:
+        raise SplitError(
+            f"{reason} {len(missing)} of {len(slides)} slides: {', '.join(sorted(missing))}.",
+            "Every slide needs a group, or none.",
+        )
