@@ -76,9 +76,7 @@ def make_inputs(
         for class_id, n in counts(uid).items():
             for _ in range(n):
                 x, y = int(rng.integers(5, width - 5)), int(rng.integers(5, height - 5))
-                rows.append(
-                    AnnotationRow(uid=len(rows) + 1, slide_uid=uid, class_id=class_id, points_l0=((x, y),))
-                )
+                rows.append(AnnotationRow(uid=len(rows) + 1, slide_uid=uid, class_id=class_id, points_l0=((x, y),)))
     inputs = Inputs(folder=folder, slides=tuple(slides), annotations=tuple(rows))
     write_sliderunner(inputs.sqlite, slides=slides, classes=CLASSES, annotations=rows)
     write_coco(inputs.coco, slides=slides, classes=CLASSES, annotations=rows)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
+import openslide
 import tifffile
 
-from wsi_extract.arrays import FloatArray, IntArray, RgbImage
+from wsi_extract.arrays import BoolImage, FloatArray, IntArray, RgbImage
 from wsi_extract.geometry import Rect
 from wsi_extract.synthetic import write_he_slide
 from wsi_extract.synthetic_slide import HeSlideSpec, PenMarks
@@ -51,6 +52,30 @@ class Pyramid:
 
     def level_wh_px(self, downsample: float) -> tuple[int, int]:
         return int(self.width_px // downsample), int(self.height_px // downsample)
+
+
+# --- reading and measuring
+
+
+def read_rgb(slide: openslide.OpenSlide, *, x_l0: int, y_l0: int, level: int, size_wh: tuple[int, int]) -> RgbImage:
+    """Return a region of an opaque slide, ``(H, W, 3)``."""
+    return np.asarray(slide.read_region((x_l0, y_l0), level, size_wh))[..., :3]
+
+
+def read_level(path: Path, *, level: int) -> RgbImage:
+    """Return all of one level of an opaque slide, ``(H, W, 3)``."""
+    with openslide.OpenSlide(path) as slide:
+        return read_rgb(slide, x_l0=0, y_l0=0, level=level, size_wh=slide.level_dimensions[level])
+
+
+def coloured(rgb: RgbImage) -> BoolImage:
+    """Return which pixels are neither white nor grey nor black."""
+    return np.asarray(np.ptp(rgb.astype(np.int64), axis=-1) > 25)
+
+
+def darkest_decile(rgb: RgbImage, *, x: int, y: int) -> float:
+    """Return the brightness below which a tenth of the 31 x 31 px around a point lies."""
+    return float(np.quantile(rgb[y - 15 : y + 16, x - 15 : x + 16].mean(axis=2), 0.1))
 
 
 # --- pixels that encode their position

@@ -129,8 +129,9 @@ def test_a_report_is_written(client: Client, tmp_path: Path) -> None:
 
 
 def test_no_scheduler_is_a_clear_environment_fault() -> None:
-    with pytest.raises(EnvironmentFaultError, match="no Dask scheduler"), existing_cluster(
-        "tcp://127.0.0.1:1", patience_s=0.5
+    with (
+        pytest.raises(EnvironmentFaultError, match="no Dask scheduler"),
+        existing_cluster("tcp://127.0.0.1:1", patience_s=0.5),
     ):
         pass
 

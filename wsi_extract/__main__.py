@@ -59,9 +59,14 @@ def run_verify(arguments: argparse.Namespace) -> int:
         report = compare(arguments.folder, arguments.same)
     for problem in report.problems[:MAX_PROBLEMS_SHOWN]:
         print(problem, file=sys.stderr)
-    if len(report.problems) > MAX_PROBLEMS_SHOWN:
-        print(f"... and {len(report.problems) - MAX_PROBLEMS_SHOWN} more", file=sys.stderr)
-    return EXIT_INTEGRITY if report.problems else 0
+    n_more = report.n_problems - min(MAX_PROBLEMS_SHOWN, len(report.problems))
+    if n_more:
+        print(f"... and {n_more:,} more problems", file=sys.stderr)
+    what = f"{arguments.folder}: {report.n_images:,} images, {report.n_boxes:,} boxes, {report.n_files:,} files"
+    verdict = "sound" if arguments.same is None else f"the same as {arguments.same}"
+    print(f"{what}: {verdict}" if report.is_sound else f"{what}: NOT {verdict}, {report.n_problems:,} problems")
+    print(f"checked: {', '.join(report.checks)}")
+    return 0 if report.is_sound else EXIT_INTEGRITY
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -51,6 +52,11 @@ class ConsoleReporter:
         self.total = self.done = self.n_failed = 0
         self.started_s = self.line_s = 0.0
 
+    def _print_table(self, table: Table) -> None:
+        if not self.console.is_terminal:
+            table.box = box.ASCII2  # logs are read in all kinds of viewers
+        self.console.print(table)
+
     def begin(self, stage: str, *, total: int, unit: str) -> None:
         """Start a stage of ``total`` units."""
         self.stage, self.unit, self.total, self.done = stage, unit, total, 0
@@ -77,13 +83,13 @@ class ConsoleReporter:
         elif time.monotonic() - self.line_s >= LINE_EVERY_S:
             self.line_s = time.monotonic()
             left_s = (self.total - self.done) / max(self._rate_per_s(), 1e-9)
-            self.console.print(f"{self.stage}: {self.done:,} of {self.total:,} {self._note()}, {left_s:.0f} s left")
+            self.console.print(f"{self.stage}: {self.done:,} of {self.total:,}, {self._note()}, {left_s:.0f} s left")
 
     def _rate_per_s(self) -> float:
         return self.done / max(time.monotonic() - self.started_s, 1e-3)
 
     def _note(self) -> str:
-        failures = f", {self.n_failed} slides failed" if self.n_failed else ""
+        failures = f", failed slides: {self.n_failed}" if self.n_failed else ""
         return f"{self._rate_per_s():,.0f} {self.unit}/s{failures}"
 
     def fail(self, fault: Fault) -> None:
@@ -102,7 +108,7 @@ class ConsoleReporter:
             self.progress = self.bar = None
         else:
             seconds = time.monotonic() - self.started_s
-            self.console.print(f"{self.stage}: done, {self.done:,} {self._note()}, {seconds:.1f} s")
+            self.console.print(f"{self.stage}: {self.done:,} of {self.total:,} done in {seconds:.1f} s, {self._note()}")
 
     def show_inputs(self, inputs: Inputs) -> None:
         """Show slides, classes, reconciliation and splits."""
@@ -113,7 +119,7 @@ class ConsoleReporter:
         for note in source.notes:
             self.console.print(Text(f"note: {note}", style="yellow"))
         classes = inputs.annotations.classes
-        self.console.print(
+        self._print_table(
             make_table(
                 "Classes",
                 ("#id", "name", "role", "decided by", "#annotations"),
@@ -124,7 +130,7 @@ class ConsoleReporter:
             )
         )
         columns, *rows = inputs.annotations.reconciliation.to_rows()
-        self.console.print(make_table("Where the annotations went", columns, rows))
+        self._print_table(make_table("Where the annotations went", columns, rows))
         self._show_slides(inputs)
 
     def _show_slides(self, inputs: Inputs) -> None:
@@ -140,11 +146,11 @@ class ConsoleReporter:
                     "unknown" if um is None else f"{um[0]:.4g}" if um[0] == um[1] else f"{um[0]:.4g} x {um[1]:.4g}",
                     entry.annotations.count(Role.TARGET),
                     entry.annotations.count(Role.HARD_NEGATIVE),
-                    entry.reason,
+                    "see above" if entry.status is SlideStatus.FAILED else entry.reason,
                 )
             )
         columns = ("slide", "split", "group", "level-0 px", "um/px", "#targets", "#hard neg.", "reason")
-        self.console.print(make_table("Slides", columns, rows))
+        self._print_table(make_table("Slides", columns, rows))
         if len(inputs.entries) > MAX_SLIDES_SHOWN:
             self.console.print(f"... and {len(inputs.entries) - MAX_SLIDES_SHOWN} more; slides.csv lists all")
         n_ignored = len(inputs.found.ignored)
@@ -163,10 +169,20 @@ class ConsoleReporter:
             moved = sum(sum(account.moved_to_random.values()) for account in of_split)
             missing = sum(account.n_missing for account in of_split)
             groups = {e.decision.group for e in plan.inputs.planned if e.decision and split in e.decision.splits}
-            rows.append((split.value, len(of_split), len(groups), *kinds, sum(kinds), moved, missing))
+            infeasible = sum(account.n_infeasible_anchors for account in of_split)
+            rows.append((split.value, len(of_split), len(groups), *kinds, sum(kinds), moved, missing, infeasible))
         kind_columns = [f"#{kind.label}" for kind in PatchKind]
-        columns = ("split", "#slides", "#groups", *kind_columns, "#patches", "#moved to random", "#missing")
-        self.console.print(make_table("Plan", columns, rows))
+        columns = (
+            "split",
+            "#slides",
+            "#groups",
+            *kind_columns,
+            "#patches",
+            "#moved to random",
+            "#missing",
+            "#anchors without room",
+        )
+        self._print_table(make_table("Plan", columns, rows))
         for record in plan.surveys.values():
             for account in record.accounts:
                 if account.missing_reason:
@@ -192,7 +208,7 @@ class ConsoleReporter:
             for split, counts in finished.counts.items()
         ]
         columns = ("split", "#images", "#without boxes", *(f"#{name}" for name in CATEGORY_NAMES.values()), "#crowd")
-        self.console.print(make_table("Written", columns, rows))
+        self._print_table(make_table("Written", columns, rows))
         rate = finished.n_written / max(seconds, 1e-3)
         self.console.print(
             f"{finished.n_written:,} of {finished.n_planned:,} planned patches, {seconds:.1f} s, "
@@ -201,12 +217,12 @@ class ConsoleReporter:
         n_unlabelled = sum(entry.status is SlideStatus.UNLABELLED for entry in inputs.entries)
         n_skipped = sum(entry.status is SlideStatus.SKIPPED for entry in inputs.entries)
         if n_unlabelled:
-            text = f"{n_unlabelled} slides have no annotations and are in no split (see --unannotated_slides)"
+            text = f"slides without annotations, in no split (see --unannotated_slides): {n_unlabelled}"
             self.console.print(Text(text, style="yellow"))
         if n_skipped:
-            self.console.print(Text(f"{n_skipped} slides were skipped, see slides.csv", style="yellow"))
+            self.console.print(Text(f"slides skipped, see slides.csv: {n_skipped}", style="yellow"))
         if finished.faults:
-            text = f"INCOMPLETE: {len(finished.faults)} slides failed and are not in the data set, see errors.jsonl"
+            text = f"INCOMPLETE: {len(finished.faults)} failed and not in the data set, see errors.jsonl"
             self.console.print(Text(text, style="bold red"))
 
 

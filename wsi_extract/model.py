@@ -160,6 +160,8 @@ class AnnotationTable:
         n = len(self.source_id)
         if not (len(self.part) == len(self.role) == len(self.class_id) == n and self.boxes_l0.shape == (n, 4)):
             raise ValueError("the columns of an annotation table must have equal length")
+        if not np.isin(self.role, (Role.TARGET, Role.HARD_NEGATIVE, Role.IGNORE)).all():
+            raise ValueError("an annotation table holds targets, hard negatives and objects to ignore, nothing else")
 
     def __len__(self) -> int:
         return len(self.source_id)

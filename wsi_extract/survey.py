@@ -86,10 +86,10 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
 
 
 def read_survey(output_dir: Path, *, slide_id: str) -> SurveyRecord | None:
-    """Return the record of a finished survey, ``None`` when there is none that can be read."""
+    """Return the record of a finished survey, ``None`` when there is none or it is damaged and must be made again."""
     try:
         return SurveyRecord.from_json(json.loads(survey_path(output_dir, slide_id=slide_id).read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AssertionError):
         return None
 
 

@@ -1,0 +1,116 @@
+"""Build small finished data sets through the real pipeline, and damage them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from wsi_extract.config import RunConfig
+from wsi_extract.extraction import RunPlan
+from wsi_extract.files import pretty_json, sha256_of
+from wsi_extract.finish import Finished
+from wsi_extract.gather import Inputs
+from wsi_extract.layout import MANIFEST, instances_name, record_path
+from wsi_extract.model import Fault, Split
+from wsi_extract.pipeline import run
+from wsi_extract.records import encode_document, read_document
+from wsi_extract.slides import SlideCache
+from wsi_extract.synthetic import (
+    DEMO_CLASSES,
+    AnnotatedSlide,
+    AnnotationRow,
+    write_coco,
+    write_he_slide,
+)
+from wsi_extract.synthetic_slide import CellKind, HeSlideSpec
+from wsi_extract.tasks import SerialExecutor
+
+SIDE_L0_PX = 1800
+CLASS_IDS = {CellKind.MITOSIS: 2, CellKind.LOOK_ALIKE: 7}
+SLIDE_NAMES = ("a.svs", "b.svs", "c.svs", "d_test.svs")
+"""Of these, one is for testing."""
+BROKEN_NAME = "broken.svs"
+
+Json = dict[str, Any]
+
+
+class Silence:
+    """A reporter that shows nothing."""
+
+    def begin(self, stage: str, *, total: int, unit: str) -> None: ...
+    def advance(self, n_units: int) -> None: ...
+    def fail(self, fault: Fault) -> None: ...
+    def end(self) -> None: ...
+    def show_inputs(self, inputs: Inputs) -> None: ...
+    def show_plan(self, plan: RunPlan) -> None: ...
+    def show_finished(self, finished: Finished, *, inputs: Inputs, seconds: float) -> None: ...
+
+
+def write_inputs(folder: Path) -> None:
+    """Write four readable slides with annotations, and a file that is no slide."""
+    slides: list[AnnotatedSlide] = []
+    rows: list[AnnotationRow] = []
+    for uid, name in enumerate(SLIDE_NAMES, start=1):
+        spec = HeSlideSpec(
+            width_px=SIDE_L0_PX + 8 * uid,
+            height_px=SIDE_L0_PX,
+            seed=uid,
+            n_cells=tuple((kind, 5) for kind in CLASS_IDS),
+            tissue_share=0.9,
+        )
+        cells = write_he_slide(folder / "WSI" / name, spec)
+        slides.append(AnnotatedSlide(uid=uid, file_name=name, width_px=spec.width_px, height_px=spec.height_px))
+        for cell in cells:
+            point = (float(cell.x_l0), float(cell.y_l0))
+            row = AnnotationRow(uid=len(rows) + 1, slide_uid=uid, class_id=CLASS_IDS[cell.kind], points_l0=(point,))
+            rows.append(row)
+    (folder / "WSI" / BROKEN_NAME).write_bytes(b"II*\0 and nothing else")
+    write_coco(folder / "MIDOG.json", slides=slides, classes=DEMO_CLASSES, annotations=rows)
+
+
+def make_dataset(folder: Path, *, name: str = "out", **settings: object) -> Path:
+    """Run the extraction on the inputs in ``folder``; the defaults give 12 patches of 128 px per slide."""
+    values: Json = {
+        "patches_per_slide": 12,
+        "patch_size": 128,
+        "jitter": 0.2,
+        "test_regex": "_test",
+        "train_val_split": 0.5,
+    }
+    paths = {"wsi_dir": folder / "WSI", "annotation_json": folder / "MIDOG.json", "output_dir": folder / name}
+    config = RunConfig.model_validate_json(json.dumps({**values, **settings, **paths}, default=str))
+    with SlideCache() as slides:
+        executor = SerialExecutor(slides=slides, worker_memory_bytes=4 << 30)
+        run(config, executor=executor, reporter=Silence())
+    return config.output_dir
+
+
+def edit_json(path: Path, change: Callable[[Json], object]) -> None:
+    """Change the JSON object in ``path`` in place."""
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_bytes(pretty_json(document) if path.name == "manifest.json" else json.dumps(document).encode())
+
+
+def edit_coco(output_dir: Path, change: Callable[[Json], object], *, split: Split = Split.TRAIN) -> None:
+    """Change a COCO document and state its new digest in the manifest, so that only the change itself is wrong."""
+    path = output_dir / instances_name(split)
+    edit_json(path, change)
+    digest = sha256_of(path.read_bytes())
+    edit_json(output_dir / MANIFEST, lambda manifest: manifest["splits"][split.value].update(sha256=digest))
+
+
+def edit_record(output_dir: Path, change: Callable[[Json], object], *, slide_id: str = "a") -> None:
+    """Change the first record of a slide and give it a digest that fits."""
+    path = record_path(output_dir, slide_id=slide_id, index=0)
+    document = read_document(path)
+    assert document is not None
+    change(cast(Json, document))
+    path.write_bytes(encode_document(document))
+
+
+def patch_paths(output_dir: Path) -> list[Path]:
+    """Return all patches of a data set, sorted."""
+    return sorted(output_dir.glob("*2017/*/*.png"))

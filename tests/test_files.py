@@ -1,0 +1,139 @@
+"""Files are whole or absent, and values have one JSON form."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_extract.files import (
+    TEMPORARY_SUFFIX,
+    atomic_writer,
+    canonical_json,
+    pretty_json,
+    sha256_of,
+    sha256_of_file,
+    write_atomically,
+)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_folders_are_made_and_the_file_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.json"
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert names_in(path.parent) == ["file.json"]
+
+
+def test_a_longer_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"x" * 1000)
+    write_atomically(path, b"short")
+    assert path.read_bytes() == b"short"
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with atomic_writer(path) as stream:
+        stream.write(b"new")
+        stream.flush()
+        assert path.read_bytes() == b"old"
+        assert [name.endswith(TEMPORARY_SUFFIX) for name in names_in(tmp_path)] == [False, True]
+    assert path.read_bytes() == b"new"
+
+
+def write_and_fail(path: Path, error: BaseException) -> None:
+    with atomic_writer(path) as stream:
+        stream.write(b"half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), ValueError("bad"), KeyboardInterrupt(), SystemExit()])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, error: BaseException, old: bytes | None) -> None:
+    path = tmp_path / "file"
+    if old is not None:
+        write_atomically(path, old)
+    with pytest.raises(type(error)):
+        write_and_fail(path, error)
+    assert names_in(tmp_path) == ([] if old is None else ["file"])
+    assert old is None or path.read_bytes() == old
+
+
+def test_a_folder_in_the_way_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.mkdir()
+    with pytest.raises(OSError, match="file"):
+        write_atomically(path, b"content")
+    assert names_in(tmp_path) == ["file"]
+    assert path.is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        write_atomically(tmp_path / "file" / "below", b"content")
+
+
+def test_a_link_is_replaced_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"keep")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "precious").read_bytes() == b"keep"
+    assert not (tmp_path / "link").is_symlink()
+
+
+# --- JSON and digests ----------------------------------------------------------------------------------------------
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=4), children, max_size=4),
+    max_leaves=12,
+)
+
+
+def reversed_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: reversed_keys(value[key]) for key in reversed(list(value))}
+    if isinstance(value, list):
+        return [reversed_keys(item) for item in value]
+    return value
+
+
+@given(value=values)
+def test_json_round_trips_in_both_forms(value: object) -> None:
+    assert json.loads(canonical_json(value)) == value
+    assert json.loads(pretty_json(value)) == value
+
+
+@given(value=values)
+def test_canonical_json_has_one_form_whatever_the_order_of_keys(value: object) -> None:
+    data = canonical_json(value)
+    assert canonical_json(reversed_keys(value)) == data
+    assert canonical_json(json.loads(data)) == data
+
+
+def test_the_forms_themselves() -> None:
+    assert canonical_json({"b": [1, 2.5], "a": "é"}) == '{"a":"é","b":[1,2.5]}'.encode()
+    assert pretty_json({"b": 1, "a": 2}) == b'{\n  "b": 1,\n  "a": 2\n}\n'
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_json_cannot_hold_are_refused(value: float) -> None:
+    for encode in (canonical_json, pretty_json):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            encode({"a": [value]})
+
+
+def test_digests_of_bytes_and_of_files_agree(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 5_000
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_of(data) == sha256_of_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()

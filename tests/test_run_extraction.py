@@ -1,0 +1,205 @@
+"""The command line of the main job, as users and schedulers see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import run_extraction
+from tests.helpers_run import Inputs, content_of, make_inputs, read_manifest
+from wsi_extract.config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("input"), n_slides=3)
+
+
+def job(inputs: Inputs, out: Path, *more: str) -> list[str]:
+    """Return the user's job, with small patches."""
+    return [
+        "--wsi_dir", str(inputs.wsi_dir), "--annotation_json", str(inputs.coco), "--output_dir", str(out),
+        "--patches_per_slide", "12", "--patch_size", "128", "--train_val_split", "0.8", "--seed", "42", *more,
+    ]  # fmt: skip
+
+
+def start(*arguments: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run_extraction.py"), *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_main(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = run_extraction.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_users_job_runs_from_any_folder(inputs: Inputs, tmp_path: Path) -> None:
+    process = start(*job(inputs, tmp_path / "out", "--workers", "0"), cwd=tmp_path)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert "36 of 36 planned patches" in output
+    assert read_manifest(tmp_path / "out")["status"] == "complete"
+
+
+@pytest.mark.xdist_group("dask")
+def test_a_local_cluster_prints_its_dashboard_and_leaves_a_report(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = start(*job(inputs, tmp_path / "out", "--workers", "2", "--dashboard_address", "127.0.0.1:0"))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "dashboard: http://127.0.0.1:" in output
+    assert (tmp_path / "out" / "dask-report.html").stat().st_size > 1000
+    assert run_main(*job(inputs, tmp_path / "serial", "--workers=0"), capsys=capsys)[0] == 0
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "serial")
+
+
+def test_hyphens_are_underscores(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        f"--{argument[2:].replace('_', '-')}" if argument.startswith("--") else argument
+        for argument in job(inputs, tmp_path / "out", "--workers", "0", "--dry_run")
+    ]
+    assert run_main(*arguments, capsys=capsys)[0] == 0
+
+
+def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_extraction.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert [name for name in RunConfig.model_fields if f"--{name}" not in text] == []
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = "import sys, run_extraction; run_extraction.build_parser().format_help(); print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"numpy", "cv2", "dask", "distributed", "openslide", "PIL", "rich"} & set(output.split())
+
+
+def test_several_wrong_flags_are_named_at_once(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, errors = run_main(
+        *job(inputs, tmp_path / "out", "--jitter", "2", "--sampling", "gird", "--workers", "-1"), capsys=capsys
+    )
+    assert code == 2
+    for named in ("--jitter", "--sampling", "'gird'", "--workers"):
+        assert named in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_config_file_with_unknown_keys(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"extraction": {"patch_sizes": 3, "seed": "42"}, "subscription_id": "any"}))
+    code, _, errors = run_main("--config", str(config), *job(inputs, tmp_path / "out")[:6], capsys=capsys)
+    assert code == 2
+    assert "did you mean 'patch_size'?" in errors
+    assert "extraction.seed" in errors
+
+
+def test_flags_win_over_the_config_file(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"extraction": {"patches_per_slide": 5, "seed": 7}}))
+    arguments = job(inputs, tmp_path / "out", "--workers", "0", "--config", str(config))
+    assert run_main(*arguments, capsys=capsys)[0] == 0
+    settings = read_manifest(tmp_path / "out")["settings"]
+    assert (settings["patches_per_slide"], settings["seed"]) == (12, 42)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "named"),
+    [
+        pytest.param({"--wsi_dir": "/nowhere"}, 2, "/nowhere", id="no slide folder"),
+        pytest.param({"--annotation_json": "/nowhere.json"}, 2, "/nowhere.json", id="no annotation file"),
+        pytest.param({"--annotation_json": str(ROOT / "README.md")}, 2, "README.md", id="not an annotation file"),
+        pytest.param({"--test_slides": "nobody.svs"}, 2, "nobody.svs", id="unknown test slide"),
+        pytest.param({"--category_map": "Mitosis=target"}, 2, "Mitotic figure", id="map names no class"),
+        pytest.param({"--scheduler": "localhost:8786"}, 2, "--scheduler", id="scheduler without protocol"),
+        pytest.param({"--output_dir": str(ROOT / "README.md")}, 2, "README.md", id="output is a file"),
+        pytest.param({"--level": "7"}, 2, "level", id="no such level"),
+    ],
+)
+def test_user_mistakes_are_one_message_and_no_traceback(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str], code: int, named: str
+) -> None:
+    arguments = job(inputs, tmp_path / "out", "--workers", "0", *(part for pair in change.items() for part in pair))
+    found, output, errors = run_main(*arguments, capsys=capsys)
+    assert found == code
+    assert named in errors + output
+    assert "Traceback" not in errors + output
+    assert not (tmp_path / "out").exists()
+
+
+def test_failed_slides_give_exit_code_3_or_a_warning(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "WSI"
+    folder.mkdir()
+    for slide in inputs.wsi_dir.iterdir():
+        (folder / slide.name).write_bytes(slide.read_bytes())
+    (folder / "broken.svs").write_bytes(b"no slide")
+    arguments = ["--wsi_dir", str(folder), *job(inputs, tmp_path / "out", "--workers", "0")[2:]]
+    code, output, _ = run_main(*arguments, capsys=capsys)
+    assert code == 3
+    assert "INCOMPLETE" in output
+    assert "broken.svs" in output
+    code, output, _ = run_main(*arguments, "--on_partial", "warn", capsys=capsys)
+    assert code == 0
+    assert "INCOMPLETE" in output
+    assert json.loads((tmp_path / "out" / "errors.jsonl").read_text())["slide_id"] == "broken"
+
+
+def test_other_settings_give_exit_code_6(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(*job(inputs, tmp_path / "out", "--workers", "0"), capsys=capsys)[0] == 0
+    code, _, errors = run_main(*job(inputs, tmp_path / "out", "--workers", "0", "--seed", "1"), capsys=capsys)
+    assert code == 6
+    assert "settings.seed: was 42, now 1" in errors
+
+
+@pytest.mark.xdist_group("dask")
+@pytest.mark.parametrize(
+    ("number", "workers", "code"),
+    [(signal.SIGTERM, "0", 143), (signal.SIGINT, "0", 130), (signal.SIGTERM, "2", 143), (signal.SIGINT, "2", 130)],
+)
+def test_an_interrupted_run_resumes(
+    inputs: Inputs,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    workers: str,
+    code: int,
+) -> None:
+    more = ["--sampling", "grid", "--overlap", "0.6", "--dashboard_address", "127.0.0.1:0"]
+    arguments = job(inputs, tmp_path / "out", *more)
+    process = start(*arguments, "--workers", workers)
+    records = tmp_path / "out" / ".wsi_extract" / "records"
+    deadline = time.monotonic() + 60
+    while not list(records.glob("*/*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "resume" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    for again in (arguments, job(inputs, tmp_path / "undisturbed", *more)):
+        assert run_main(*again, "--workers", "0", capsys=capsys)[0] == 0
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "undisturbed")

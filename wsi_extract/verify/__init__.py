@@ -1,0 +1,21 @@
+"""Audit a finished data set from scratch, trusting nothing that the run said of itself.
+
+findings      what a check can find, and how it is collected
+manifest      the manifest, and the manifest against itself
+tables        slides.csv, errors.jsonl and run.json against the manifest
+slides        plans, block records and tissue masks, slide by slide
+labels        boxes and anchors of one slide, across its patches
+documents     COCO documents: keys, ids, references, boxes
+evaluation    COCO documents in the hands of pycocotools
+patch_files   PNG files: there, whole, as recorded
+audit         all of it, in order
+comparison    two data sets against each other
+"""
+
+from __future__ import annotations
+
+from wsi_extract.verify.audit import audit
+from wsi_extract.verify.comparison import compare
+from wsi_extract.verify.findings import AuditReport, Check, Problem
+
+__all__ = ["AuditReport", "Check", "Problem", "audit", "compare"]

@@ -1,0 +1,106 @@
+"""Two output folders against each other: the same inputs, settings and seed must give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
+from pathlib import Path
+
+from wsi_extract.layout import DASK_REPORT, MANIFEST
+from wsi_extract.verify.findings import AuditReport, Check, Findings, read_json_object
+from wsi_extract.verify.patch_files import files_below
+
+IGNORED_FILES = frozenset({DASK_REPORT, "report.html"})
+IGNORED_FOLDERS = ("qc/",)
+"""Reports for people; they hold times."""
+IGNORED_KEYS = frozenset({"run", "versions"})
+"""Parts of the manifest that differ from run to run without touching the data."""
+CHUNK_BYTES = 1 << 20
+
+
+def compare(first: Path, second: Path) -> AuditReport:
+    """Compare two output folders byte for byte, and report every file that differs.
+
+    Reports are left out; the manifests are compared as JSON without `IGNORED_KEYS`.
+
+    Parameters
+    ----------
+    first, second
+        Output folders of this program.
+
+    Returns
+    -------
+    A report whose problems are the differences; paths are those of ``first``, or of ``second`` for files only there.
+    """
+    findings = Findings(done={Check.COMPARISON})
+    for folder in (first, second):
+        if not (folder / MANIFEST).is_file():
+            findings.add(Check.COMPARISON, folder, f"not a finished output folder: it holds no {MANIFEST}")
+    if findings.problems:
+        return findings.report()
+    ours, theirs = set(_compared_files(first)), set(_compared_files(second))
+    for name in sorted(ours - theirs):
+        findings.add(Check.COMPARISON, first / name, f"is missing in {second}")
+    for name in sorted(theirs - ours):
+        findings.add(Check.COMPARISON, second / name, f"is missing in {first}")
+    shared = sorted((ours & theirs) - {MANIFEST})
+    findings.n_files = len(shared) + 1
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        differences = pool.map(lambda name: find_difference(first / name, second / name), shared)
+        for name, difference in zip(shared, differences, strict=True):
+            if difference:
+                findings.add(Check.COMPARISON, first / name, f"{difference} from {second / name}")
+    with findings.reading(Check.COMPARISON, first / MANIFEST):
+        for message in _manifest_differences(first / MANIFEST, second / MANIFEST):
+            findings.add(Check.COMPARISON, first / MANIFEST, message)
+    return findings.report()
+
+
+def _compared_files(folder: Path) -> Iterator[str]:
+    for name in files_below(folder):
+        if name not in IGNORED_FILES and not name.startswith(IGNORED_FOLDERS):
+            yield name
+
+
+def find_difference(first: Path, second: Path) -> str:
+    """Return how the content of two files differs, an empty text when it does not."""
+    try:
+        with first.open("rb") as ours, second.open("rb") as theirs:
+            offset = 0
+            while True:
+                mine, other = ours.read(CHUNK_BYTES), theirs.read(CHUNK_BYTES)
+                if mine != other:
+                    pairs = enumerate(zip_longest(mine, other))
+                    return f"differs at byte {offset + next(n for n, (a, b) in pairs if a != b)}"
+                if not mine:
+                    return ""
+                offset += len(mine)
+    except OSError as error:
+        return f"cannot be compared ({error.strerror})"
+
+
+def _manifest_differences(first: Path, second: Path) -> Iterator[str]:
+    ours, theirs = (
+        {key: value for key, value in read_json_object(path).items() if key not in IGNORED_KEYS}
+        for path in (first, second)
+    )
+    yield from find_json_differences(ours, theirs, where="")
+
+
+def find_json_differences(ours: object, theirs: object, *, where: str) -> Iterator[str]:
+    """Yield the places in which two JSON values differ, as dotted paths."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted(ours.keys() | theirs.keys()):
+            place = f"{where}.{key}" if where else str(key)
+            if key not in ours or key not in theirs:
+                yield f"{place} is only in the {'first' if key in ours else 'second'}"
+            else:
+                yield from find_json_differences(ours[key], theirs[key], where=place)
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from find_json_differences(mine, other, where=f"{where}[{index}]")
+    elif json.dumps(ours) != json.dumps(theirs):
+        yield f"{where}: {json.dumps(ours)[:100]} against {json.dumps(theirs)[:100]}"

@@ -1,0 +1,235 @@
+"""The manifest of a finished data set: its shape, and its numbers against each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsi_extract.layout import MANIFEST, instances_name
+from wsi_extract.model import Split
+from wsi_extract.verify.findings import Check, Findings, read_json_object
+
+KNOWN_SCHEMA = 1
+COMPLETE = "complete"
+FAILED = "failed"
+PARTIAL = "partial"
+STATUSES = frozenset({COMPLETE, FAILED, "skipped", "unlabelled"})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class ManifestAccount(_Part):
+    """Why a slide yields what it yields in one split."""
+
+    split: Split
+    n_asked: int
+    n_planned: dict[str, int]
+    n_missing: int
+    missing_reason: str
+
+
+class ManifestSlide(_Part):
+    """One slide of the manifest; fields that only planned slides have are optional."""
+
+    slide_id: str = Field(min_length=1)
+    status: str
+    reason: str
+    group: str | None
+    splits: tuple[Split, ...]
+    n_planned: int
+    n_written: int
+    n_failed: int
+    patches_by_kind: dict[str, int]
+    label_counts: dict[str, int]
+    fingerprint: str | None = None
+    width_l0_px: int | None = None
+    height_l0_px: int | None = None
+    level: int | None = None
+    l0_per_px_xy: tuple[float, float] | None = None
+    tissue_share: float | None = None
+    plan_digest: str | None = None
+    n_blocks: int = 0
+    pixels_sha256: str | None = None
+    accounts: tuple[ManifestAccount, ...] = ()
+
+
+class ManifestSplit(_Part):
+    """What the manifest says of one COCO document."""
+
+    file: str
+    sha256: str
+    n_images: int
+    n_empty_images: int
+    n_crowd: int
+    labels_by_category: dict[str, int]
+    images_by_kind: dict[str, int]
+
+
+class ManifestCounts(_Part):
+    """Totals of the data set."""
+
+    slides_found: int
+    slides: dict[str, int]
+    patches_planned: int
+    patches_written: int
+    patches_failed: int
+
+
+class ManifestSettings(_Part):
+    """The settings that checks depend on."""
+
+    patch_size: int
+    min_tissue_fraction: float
+    split_mode: str
+    label_hard_negatives: bool
+    label_visible_fraction: float | None
+
+
+class _ManifestDocument(_Part):
+    status: str
+    settings: ManifestSettings
+    counts: ManifestCounts
+    splits: dict[Split, ManifestSplit]
+    n_foreground_classes: int
+    num_classes_deformable_detr: int
+    slides: tuple[ManifestSlide, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A manifest that has the right shape; its content is not trusted yet."""
+
+    path: Path
+    document: _ManifestDocument
+    raw: Mapping[str, object]
+
+    @property
+    def settings(self) -> ManifestSettings:
+        """The settings that checks depend on."""
+        return self.document.settings
+
+    @property
+    def splits(self) -> Mapping[Split, ManifestSplit]:
+        """What is said of each COCO document."""
+        return self.document.splits
+
+    @property
+    def slides(self) -> tuple[ManifestSlide, ...]:
+        """All slides found by the run."""
+        return self.document.slides
+
+    @property
+    def complete_slides(self) -> list[ManifestSlide]:
+        """The slides whose patches make up the data set, in plan order."""
+        return sorted((slide for slide in self.slides if slide.status == COMPLETE), key=lambda slide: slide.slide_id)
+
+    @property
+    def failed_slide_ids(self) -> frozenset[str]:
+        """Slides that failed; files of theirs may be left over."""
+        return frozenset(slide.slide_id for slide in self.slides if slide.status == FAILED)
+
+
+def read_manifest(output_dir: Path, *, findings: Findings) -> Manifest | None:
+    """Return the manifest, ``None`` when nothing can be checked against it."""
+    path = output_dir / MANIFEST
+    with findings.reading(Check.MANIFEST, path):
+        raw = read_json_object(path)
+        if raw.get("schema") != KNOWN_SCHEMA:
+            message = f"schema {raw.get('schema')!r} is not {KNOWN_SCHEMA}: written by another version, or edited"
+            findings.add(Check.MANIFEST, path, message)
+            return None
+        try:
+            document = _ManifestDocument.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                where = ".".join(str(step) for step in problem["loc"])
+                findings.add(Check.MANIFEST, path, f"{where}: {problem['msg']}")
+            return None
+        findings.n_files += 1
+        return Manifest(path=path, document=document, raw=raw)
+    return None
+
+
+def check_manifest(manifest: Manifest, *, findings: Findings) -> None:
+    """Check the manifest's numbers against each other."""
+    findings.done.add(Check.MANIFEST)
+    _check_totals(manifest, findings=findings)
+    _check_splits(manifest, findings=findings)
+    for slide in manifest.slides:
+        for message in _slide_problems(slide):
+            findings.add(Check.MANIFEST, manifest.path, f"slide {slide.slide_id}: {message}")
+
+
+def _check_totals(manifest: Manifest, *, findings: Findings) -> None:
+    slides, counts = manifest.slides, manifest.document.counts
+    statuses = Counter(slide.status for slide in slides)
+    n_classes = 2 if manifest.settings.label_hard_negatives else 1
+    for what, stated, found in (
+        ("counts.slides_found", counts.slides_found, len(slides)),
+        ("counts.slides", counts.slides, dict(statuses)),
+        ("counts.patches_planned", counts.patches_planned, sum(slide.n_planned for slide in slides)),
+        ("counts.patches_written", counts.patches_written, sum(slide.n_written for slide in slides)),
+        ("counts.patches_failed", counts.patches_failed, sum(slide.n_failed for slide in slides)),
+        ("status", manifest.document.status, PARTIAL if statuses[FAILED] else COMPLETE),
+        ("n_foreground_classes", manifest.document.n_foreground_classes, n_classes),
+        ("num_classes_deformable_detr", manifest.document.num_classes_deformable_detr, n_classes + 1),
+    ):
+        findings.expect(Check.MANIFEST, manifest.path, what=what, stated=stated, found=found)
+    for slide_id, n_rows in Counter(slide.slide_id for slide in slides).items():
+        if n_rows > 1:
+            findings.add(Check.MANIFEST, manifest.path, f"slide {slide_id} is listed {n_rows} times")
+
+
+def _check_splits(manifest: Manifest, *, findings: Findings) -> None:
+    used = {split for slide in manifest.complete_slides for split in slide.splits}
+    for split in Split:
+        entry = manifest.splits.get(split)
+        if entry is None:
+            if split is not Split.TEST or split in used:
+                findings.add(Check.MANIFEST, manifest.path, f"the {split} split is missing")
+            continue
+        findings.expect(
+            Check.MANIFEST, manifest.path, what=f"splits.{split}.file", stated=entry.file, found=instances_name(split)
+        )
+    n_images = sum(entry.n_images for entry in manifest.splits.values())
+    n_written = manifest.document.counts.patches_written
+    findings.expect(Check.MANIFEST, manifest.path, what="images of all splits", stated=n_images, found=n_written)
+
+
+def _slide_problems(slide: ManifestSlide) -> Iterator[str]:
+    if slide.status not in STATUSES:
+        yield f"unknown status {slide.status!r}"
+    if slide.n_planned != slide.n_written + slide.n_failed:
+        yield f"{slide.n_planned} planned, but {slide.n_written} written + {slide.n_failed} failed"
+    if slide.status == COMPLETE:
+        yield from _complete_slide_problems(slide)
+        return
+    if slide.n_written:
+        yield f"status {slide.status}, yet {slide.n_written} patches written"
+    if not slide.reason:
+        yield f"status {slide.status} without a reason"
+
+
+def _complete_slide_problems(slide: ManifestSlide) -> Iterator[str]:
+    if slide.n_failed:
+        yield f"complete, yet {slide.n_failed} patches failed"
+    if slide.plan_digest is None or slide.pixels_sha256 is None or slide.fingerprint is None:
+        yield "complete, yet without plan_digest, pixels_sha256 or fingerprint"
+    if not slide.splits or len(set(slide.splits)) != len(slide.splits):
+        yield f"its splits are {[split.value for split in slide.splits]}"
+    if sorted(account.split for account in slide.accounts) != sorted(slide.splits):
+        yield "its accounts do not cover its splits once each"
+    if sum(n for account in slide.accounts for n in account.n_planned.values()) != slide.n_planned:
+        yield f"{slide.n_planned} patches planned, its accounts say otherwise"
+    for account in slide.accounts:
+        n_planned = sum(account.n_planned.values())
+        if account.n_asked != n_planned + account.n_missing:
+            yield f"{account.split}: {account.n_asked} asked for, but {n_planned} planned + {account.n_missing} missing"
+        if (account.n_missing > 0) != bool(account.missing_reason):
+            yield f"{account.split}: {account.n_missing} patches missing, reason {account.missing_reason!r}"

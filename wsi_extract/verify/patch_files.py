@@ -1,0 +1,105 @@
+"""The PNG files of a split: each is there, whole, of the stated size and as recorded, and none is left over."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import cv2
+
+from wsi_extract.files import TEMPORARY_SUFFIX, sha256_of
+from wsi_extract.stores.png import decode_png
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"IEND\xaeB`\x82"
+HEADER = struct.Struct(">8s4x4sIIBB")
+"""Signature, length and type of the first chunk, width, height, bit depth, colour type."""
+RGB_8_BIT = (8, 2)
+FILES_PER_TASK = 16
+TASKS_PER_THREAD = 4
+"""Tasks waiting for a thread, so that memory does not grow with the data set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedFile:
+    """What a PNG file must be."""
+
+    path: Path
+    width_px: int
+    height_px: int
+    sha256: str | None
+    """``None`` when no record tells."""
+
+
+def inspect_files(files: Iterable[ExpectedFile], *, n_threads: int) -> Iterator[tuple[Path, str]]:
+    """Yield (path, what is wrong) of the files that are not as expected, in order.
+
+    Files are read, hashed and decoded by threads; OpenCV and hashlib release the interpreter lock.
+    """
+    with ThreadPoolExecutor(n_threads) as pool:
+        running: deque[Future[list[tuple[Path, str]]]] = deque()
+        pending = iter(files)
+        while group := list(islice(pending, FILES_PER_TASK)):
+            running.append(pool.submit(_inspect_group, group))
+            if len(running) > TASKS_PER_THREAD * n_threads:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
+
+
+def _inspect_group(files: Iterable[ExpectedFile]) -> list[tuple[Path, str]]:
+    return [(file.path, problem) for file in files if (problem := inspect_file(file))]
+
+
+def inspect_file(file: ExpectedFile) -> str:
+    """Return what is wrong with a PNG file, an empty text when nothing is."""
+    try:
+        data = file.path.read_bytes()
+    except FileNotFoundError:
+        return "missing, although the COCO document lists it"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {error}"
+    return _header_problem(data, file) or _pixel_problem(data, file)
+
+
+def _header_problem(data: bytes, file: ExpectedFile) -> str:
+    if len(data) < HEADER.size or not data.startswith(PNG_SIGNATURE):
+        return "not a PNG file"
+    _, kind, width_px, height_px, bit_depth, colour_type = HEADER.unpack_from(data)
+    if kind != b"IHDR" or (bit_depth, colour_type) != RGB_8_BIT:
+        return f"not an 8-bit RGB image: {bit_depth} bit, PNG colour type {colour_type}"
+    if (width_px, height_px) != (file.width_px, file.height_px):
+        return f"is {width_px} x {height_px} px, the COCO document says {file.width_px} x {file.height_px}"
+    # Checked before decoding, because decoders may fill what is missing with grey.
+    return "" if data.endswith(PNG_END) else "is truncated"
+
+
+def _pixel_problem(data: bytes, file: ExpectedFile) -> str:
+    try:
+        shape = decode_png(data).shape
+    except (ValueError, cv2.error) as error:
+        return f"cannot be decoded: {error}"
+    if shape != (file.height_px, file.width_px, 3):
+        return f"decodes to an array of shape {shape}"
+    if file.sha256 is not None and sha256_of(data) != file.sha256:
+        return "differs from what was written: its digest is not the recorded one"
+    return ""
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Yield the paths of all files below ``folder``, relative to it; nothing when it does not exist."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether a file is what an interrupted write left behind."""
+    return name.endswith(TEMPORARY_SUFFIX)

@@ -1,0 +1,197 @@
+"""Plans, tissue masks and block records, one slide at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from wsi_extract.layout import plan_path, record_path, survey_path
+from wsi_extract.model import NO_ANCHOR, PatchKind, PatchTable
+from wsi_extract.plans import SurveyRecord, read_mask, read_patches
+from wsi_extract.records import BlockDocument
+from wsi_extract.verify.findings import Check, Findings, read_json_object
+from wsi_extract.verify.labels import find_label_problems
+from wsi_extract.verify.leakage import count_shared_pixels
+from wsi_extract.verify.manifest import Manifest, ManifestSettings, ManifestSlide
+from wsi_extract.verify.recorded import SPLITS, RecordedSlide, documents_of, gather_slide
+
+TISSUE_TOLERANCE = 1e-6
+"""Fractions are stored to six decimals."""
+EDGE_TOLERANCE_L0_PX = 1e-3
+
+
+def check_slides(output_dir: Path, manifest: Manifest, *, findings: Findings) -> None:
+    """Check the plan, the mask and the records of every complete slide."""
+    findings.done |= {Check.PLANS, Check.RECORDS, Check.TISSUE, Check.LABELS, Check.ANCHORS, Check.LEAKAGE}
+    for slide in manifest.complete_slides:
+        records_path = record_path(output_dir, slide_id=slide.slide_id, index=0).parent
+        path = plan_path(output_dir, slide_id=slide.slide_id)
+        plan = _read_plan(output_dir, slide, findings=findings)
+        recorded = _read_records(output_dir, slide, settings=manifest.settings, findings=findings)
+        if recorded is not None:
+            with findings.reading(Check.RECORDS, records_path):
+                _check_against_manifest(recorded, slide, path=records_path, findings=findings)
+                _check_places(recorded, slide, path=records_path, findings=findings)
+                is_centre_rule = manifest.settings.label_visible_fraction is None
+                for check, message in find_label_problems(recorded, is_centre_rule=is_centre_rule):
+                    findings.add(check, records_path, message)
+            if plan is not None:
+                with findings.reading(Check.TISSUE, path):
+                    _check_against_plan(recorded, plan, path=records_path, findings=findings)
+                    _check_tissue(recorded, slide, plan=plan, path=path, settings=manifest.settings, findings=findings)
+
+
+def _read_plan(output_dir: Path, slide: ManifestSlide, *, findings: Findings) -> PatchTable | None:
+    """Return the planned patches when the plan is the one that the manifest names."""
+    path = survey_path(output_dir, slide_id=slide.slide_id)
+    with findings.reading(Check.PLANS, path):
+        survey = _read_survey(path)
+        for what, stated, found in (
+            ("slide_id", survey.slide_id, slide.slide_id),
+            ("plan_digest", survey.plan_digest, slide.plan_digest),
+            ("tissue_share", survey.tissue_share, slide.tissue_share),
+            ("n_patches", survey.n_patches, slide.n_planned),
+        ):
+            findings.expect(Check.PLANS, path, what=what, stated=stated, found=found)
+        findings.n_files += 1
+        path = plan_path(output_dir, slide_id=slide.slide_id)
+        with findings.reading(Check.PLANS, path):
+            patches = read_patches(path, record=survey)
+            findings.n_files += 1
+            findings.expect(Check.PLANS, path, what="n_patches", stated=survey.n_patches, found=len(patches))
+            return patches
+    return None
+
+
+def _read_survey(path: Path) -> SurveyRecord:
+    document = read_json_object(path)
+    for key, kind in (("accounts", list), ("mask_l0_per_px_xy", list), ("job_key", str), ("plan_digest", str)):
+        if not isinstance(document[key], kind):
+            raise TypeError(f"{key} is not a {kind.__name__}")
+    return SurveyRecord.from_json(document)
+
+
+def _read_records(
+    output_dir: Path, slide: ManifestSlide, *, settings: ManifestSettings, findings: Findings
+) -> RecordedSlide | None:
+    """Return what the records of a slide say, ``None`` when one of them cannot be used or there are none."""
+    folder = record_path(output_dir, slide_id=slide.slide_id, index=0).parent
+    with findings.reading(Check.RECORDS, folder):
+        documents = []
+        for path, document in documents_of(output_dir, slide_id=slide.slide_id, n_blocks=slide.n_blocks):
+            findings.n_files += 1
+            findings.expect(
+                Check.RECORDS, path, what="plan_digest", stated=document["plan_digest"], found=slide.plan_digest
+            )
+            _check_label_counts(document, settings=settings, path=path, findings=findings)
+            documents.append(document)
+        if documents:
+            return gather_slide(documents, slide_id=slide.slide_id)
+        findings.expect(Check.RECORDS, folder, what="patches without a record", stated=slide.n_written, found=0)
+    return None
+
+
+def _check_label_counts(document: BlockDocument, *, settings: ManifestSettings, path: Path, findings: Findings) -> None:
+    """Count labels, look-alikes and crowd of one block again."""
+    stated = Counter(document["label_counts"])
+    labels = [label for entry in document["patches"] for label in entry["labels"]]
+    n_aside = sum(len(entry.get("look_alikes", [])) for entry in document["patches"])
+    n_of = Counter(label["category_id"] for label in labels if not label["iscrowd"])
+    crowd_roles = ("target", "ignore", "hard_negative") if settings.label_hard_negatives else ("target", "ignore")
+    for what, counted, found in (
+        ("target_label", stated["target_label"], n_of[1]),
+        ("hard_negative_label", stated["hard_negative_label"], n_of[2] + n_aside),
+        ("crowd", sum(stated[f"{role}_crowd"] for role in crowd_roles), sum(label["iscrowd"] for label in labels)),
+    ):
+        findings.expect(Check.RECORDS, path, what=f"label_counts, {what}", stated=counted, found=found)
+    if (n_aside if settings.label_hard_negatives else n_of[2]) > 0:
+        findings.add(Check.RECORDS, path, "look-alikes are labelled although the settings say otherwise, or not")
+
+
+def _check_against_manifest(recorded: RecordedSlide, slide: ManifestSlide, *, path: Path, findings: Findings) -> None:
+    kinds, splits = recorded.kind.tolist(), recorded.split.tolist()
+    n_of = Counter((SPLITS[split], PatchKind(kind).label) for split, kind in zip(splits, kinds, strict=True))
+    for what, stated, found in (
+        ("n_written", slide.n_written, len(recorded.rows)),
+        ("splits leave out", [], sorted({SPLITS[code].value for code in splits}.difference(slide.splits))),
+        ("patches_by_kind", slide.patches_by_kind, dict(Counter(PatchKind(kind).label for kind in kinds))),
+        ("label_counts", slide.label_counts, dict(recorded.label_counts)),
+        ("pixels_sha256", slide.pixels_sha256, recorded.pixels_sha256),
+        ("l0_per_px_xy", slide.l0_per_px_xy, recorded.frame.l0_per_px_xy),
+        ("level", slide.level, recorded.frame.level),
+        *(
+            (f"{kind} patches planned for {account.split}", n, n_of[account.split, kind])
+            for account in slide.accounts
+            for kind, n in account.n_planned.items()
+        ),
+    ):
+        findings.expect(Check.RECORDS, path, what=f"the manifest's {what}", stated=stated, found=found)
+
+
+def _check_places(recorded: RecordedSlide, slide: ManifestSlide, *, path: Path, findings: Findings) -> None:
+    """Check that patches lie on the slide, each at its own place, and share no pixel across splits."""
+    origins, footprint = recorded.origins_l0, np.array(recorded.frame.footprint_l0_wh)
+    if slide.width_l0_px is None or slide.height_l0_px is None:
+        findings.add(Check.PLANS, path, f"the manifest does not state the size of slide {slide.slide_id}")
+    else:
+        over = origins + footprint - (slide.width_l0_px, slide.height_l0_px)
+        for row in np.flatnonzero((origins < 0).any(axis=1) | (over > EDGE_TOLERANCE_L0_PX).any(axis=1)).tolist():
+            findings.add(Check.PLANS, path, f"patch {row} at {origins[row].tolist()} reaches over the slide's edge")
+    places = np.column_stack([recorded.split, origins])
+    _, n_times = np.unique(places, axis=0, return_counts=True)
+    if n_repeated := int(np.count_nonzero(n_times > 1)):
+        findings.add(Check.PLANS, path, f"{n_repeated} places are read by several patches of one split")
+    n_pairs = count_shared_pixels(origins, split=recorded.split, footprint_l0_wh=recorded.frame.footprint_l0_wh)
+    if n_pairs:
+        findings.add(Check.LEAKAGE, path, f"{n_pairs} pairs of patches of different splits share pixels of this slide")
+
+
+def _check_against_plan(recorded: RecordedSlide, plan: PatchTable, *, path: Path, findings: Findings) -> None:
+    """Check that the records hold what was planned, patch by patch."""
+    n = len(plan)
+    if len(recorded.rows) != n:
+        findings.add(Check.RECORDS, path, f"{n} patches planned, {len(recorded.rows)} recorded")
+        return
+    has_anchor = np.array([name is not None for name in recorded.anchors], dtype=np.bool_)
+    for what, found, planned in (
+        ("number", recorded.rows, np.arange(n)),
+        ("origin_l0", recorded.origins_l0, plan.origins_l0),
+        ("split", recorded.split, plan.split),
+        ("kind", recorded.kind, plan.kind),
+        ("requested_kind", recorded.requested_kind, plan.requested_kind),
+        ("having an anchor", has_anchor, plan.anchor_row != NO_ANCHOR),
+        ("tissue_fraction", recorded.tissue_fraction, plan.tissue_fraction),
+    ):
+        off = np.abs(np.asarray(found, dtype=np.float64) - np.asarray(planned, dtype=np.float64))
+        differs = (off > TISSUE_TOLERANCE).reshape(n, -1).any(axis=1)
+        for row in np.flatnonzero(differs).tolist():
+            message = f"patch {row}: {what} is {found[row].tolist()}, planned {planned[row].tolist()}"
+            findings.add(Check.RECORDS, path, message)
+
+
+def _check_tissue(
+    recorded: RecordedSlide,
+    slide: ManifestSlide,
+    *,
+    plan: PatchTable,
+    path: Path,
+    settings: ManifestSettings,
+    findings: Findings,
+) -> None:
+    """Recompute every tissue fraction from the stored mask; random and grid patches must reach the threshold."""
+    tissue = read_mask(path)
+    share = round(tissue.tissue_share, 6)
+    findings.expect(Check.TISSUE, path, what="tissue_share", stated=slide.tissue_share, found=share)
+    w_l0, h_l0 = recorded.frame.footprint_l0_wh
+    fractions = tissue.fractions(plan.origins_l0, w_l0=w_l0, h_l0=h_l0)
+    for row in np.flatnonzero(np.abs(fractions - plan.tissue_fraction) > TISSUE_TOLERANCE).tolist():
+        message = (
+            f"patch {row}: planned with {plan.tissue_fraction[row]:.6f} tissue, the mask says {fractions[row]:.6f}"
+        )
+        findings.add(Check.TISSUE, path, message)
+    needs_tissue = (plan.kind == PatchKind.RANDOM) | (plan.kind == PatchKind.GRID)
+    for row in np.flatnonzero(needs_tissue & (fractions < settings.min_tissue_fraction - TISSUE_TOLERANCE)).tolist():
+        message = f"patch {row}: {fractions[row]:.6f} tissue, less than {settings.min_tissue_fraction}"
+        findings.add(Check.TISSUE, path, message)
