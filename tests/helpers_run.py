@@ -58,7 +58,8 @@ def make_inputs(
 
     ``counts`` says how many annotations of which class a slide has; they lie anywhere, some near the edge.
     """
-    slides, rows = [], []
+    slides: list[AnnotatedSlide] = []
+    rows: list[AnnotationRow] = []
     for uid in range(1, n_slides + 1):
         name = f"slide_{uid}.svs"
         # Slides differ in size, so that no two files have the same content.

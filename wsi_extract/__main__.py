@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsi_extract.errors import InputError, WsiExtractError
+
+if TYPE_CHECKING:
+    from wsi_extract.verify import AuditReport
 
 EXIT_INTEGRITY = 6
 MAX_PROBLEMS_SHOWN = 50
@@ -62,11 +66,18 @@ def run_verify(arguments: argparse.Namespace) -> int:
     n_more = report.n_problems - min(MAX_PROBLEMS_SHOWN, len(report.problems))
     if n_more:
         print(f"... and {n_more:,} more problems", file=sys.stderr)
-    what = f"{arguments.folder}: {report.n_images:,} images, {report.n_boxes:,} boxes, {report.n_files:,} files"
-    verdict = "sound" if arguments.same is None else f"the same as {arguments.same}"
-    print(f"{what}: {verdict}" if report.is_sound else f"{what}: NOT {verdict}, {report.n_problems:,} problems")
+    print(_verdict(arguments, report))
     print(f"checked: {', '.join(report.checks)}")
     return 0 if report.is_sound else EXIT_INTEGRITY
+
+
+def _verdict(arguments: argparse.Namespace, report: AuditReport) -> str:
+    problems = "" if report.is_sound else f" ({report.n_problems:,} problems)"
+    if arguments.same is not None:
+        verdict = "the same" if report.is_sound else "NOT the same"
+        return f"{arguments.folder} and {arguments.same} are {verdict}{problems}"
+    what = f"{report.n_images:,} images, {report.n_boxes:,} boxes, {report.n_files:,} files"
+    return f"{arguments.folder} is {'sound' if report.is_sound else 'NOT sound'}{problems}: {what}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
