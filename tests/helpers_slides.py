@@ -13,8 +13,7 @@ import tifffile
 
 from wsi_extract.arrays import BoolImage, FloatArray, IntArray, RgbImage
 from wsi_extract.geometry import Rect
-from wsi_extract.synthetic import write_he_slide
-from wsi_extract.synthetic_slide import HeSlideSpec, PenMarks
+from wsi_extract.synthetic import HeSlideSpec, PenMarks, write_he_slide
 
 Resolution: TypeAlias = float | tuple[float, float] | None
 """Micrometres per level-0 pixel, one value or (x, y); None leaves it out of the file."""

@@ -21,10 +21,11 @@ from wsi_extract.synthetic import (
     DEMO_CLASSES,
     AnnotatedSlide,
     AnnotationRow,
+    CellKind,
+    HeSlideSpec,
     write_coco,
     write_he_slide,
 )
-from wsi_extract.synthetic_slide import CellKind, HeSlideSpec
 from wsi_extract.tasks import SerialExecutor
 
 SIDE_L0_PX = 1800

@@ -28,7 +28,6 @@ from wsi_extract.splits import (
     group_slides,
     half_domains,
     overlaps_between_splits,
-    read_groups,
 )
 from wsi_extract.splits.assignment import count_train_groups, stratify
 
@@ -299,32 +298,6 @@ def test_groups_by_table_and_by_default() -> None:
             group_slides(files, regex=None, table=wrong)
     with pytest.raises(SplitError, match="not by both"):
         group_slides(files, regex="x", table={})
-
-
-def test_groups_are_read_from_csv(tmp_path: Path) -> None:
-    path = tmp_path / "groups.csv"
-    path.write_text("\ufeffslide,group\na.svs, p\n\n003,q\n", encoding="utf-8")
-    assert read_groups(path) == {"a.svs": "p", "003": "q"}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "empty file"),
-        ("slide;group\na;p\n", "columns slide,group"),
-        ("group,slide\np,a\n", "columns slide,group"),
-        ("slide,group\na,\n", "line 2"),
-        ("slide,group\na,p,x\n", "line 2"),
-        ("slide,group\na,p\na,q\n", "line 3: slide a is listed twice"),
-    ],
-)
-def test_groups_in_another_form_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "groups.csv"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(SplitError, match=message):
-        read_groups(path)
-    with pytest.raises(SplitError, match="cannot read"):
-        read_groups(tmp_path / "absent.csv")
 
 
 def patches_of(origins: IntArray, codes: IntArray) -> PatchTable:

@@ -185,11 +185,10 @@ class ConsoleReporter:
         self._print_table(make_table("Plan", columns, rows))
         for record in plan.surveys.values():
             for account in record.accounts:
-                if account.missing_reason:
-                    self.console.print(
-                        f"slide {record.slide_id}, {account.split}: {account.n_missing:,} of {account.n_asked:,} "
-                        f"patches not possible: {account.missing_reason}"
-                    )
+                if account.n_missing or not account.n_asked:
+                    what = account.missing_reason or "no grid position has enough tissue"
+                    counts = f"{account.n_missing:,} of {account.n_asked:,} patches not possible"
+                    self.console.print(f"slide {record.slide_id}, {account.split}: {counts}: {what}")
         self.console.print(
             f"{plan.n_patches:,} PNG files, about {plan.n_bytes / 1e6:,.0f} MB; "
             f"memory per worker at most about {plan.worker_bytes / 1e6:,.0f} MB"

@@ -162,7 +162,7 @@ def _slide_row(entry: SlideEntry, outcome: SlideOutcome | None, *, output_dir: P
     if outcome is None:
         return row
     row["status"] = COMPLETE if outcome.fault is None else FAILED
-    row["reason"] = "" if outcome.fault is None else outcome.fault.message
+    row["reason"] = _shortfall(outcome) if outcome.fault is None else outcome.fault.message
     row["n_planned"] = outcome.n_planned
     row["n_written"] = outcome.n_written
     row["n_failed"] = outcome.n_planned - outcome.n_written
@@ -184,6 +184,19 @@ def _slide_row(entry: SlideEntry, outcome: SlideOutcome | None, *, output_dir: P
         row["label_counts"] = dict(sorted(labels.items()))
         row["pixels_sha256"] = digest.hexdigest()
     return row
+
+
+def _shortfall(outcome: SlideOutcome) -> str:
+    """Return why a slide yields fewer patches than asked for, or none; empty when it yields them all."""
+    accounts = () if outcome.survey is None else outcome.survey.accounts
+    missing = [
+        f"{account.split}: {account.n_missing} of {account.n_asked} patches not possible, {account.missing_reason}"
+        for account in accounts
+        if account.n_missing
+    ]
+    if not missing and outcome.n_planned == 0:
+        return "no grid position has enough tissue"
+    return "; ".join(missing)
 
 
 def _slide_facts(entry: SlideEntry) -> dict[str, object]:

@@ -27,7 +27,6 @@ from wsi_extract.splits import (
     assign_splits,
     check_leakage,
     group_slides,
-    read_groups,
 )
 from wsi_extract.tasks import Executor, Task, fault_from
 
@@ -120,6 +119,8 @@ def gather_inputs(config: RunConfig, *, executor: Executor) -> Inputs:
         raise InputError(f"no slide in {config.wsi_dir} can be extracted:\n{reasons}")
     decided = _assign(entries, config=config, unreadable_targets=annotations.unreadable_targets)
     leakage = check_leakage([entry.decision for entry in decided if entry.decision is not None])
+    if leakage.n_groups_in_two_splits and not leakage.same_slide_halves:
+        raise SplitError(f"{leakage.n_groups_in_two_splits} groups are in two splits: {'; '.join(leakage.details)}.")
     return Inputs(
         found=found,
         entries=tuple(decided),
@@ -242,7 +243,7 @@ def _assign(
             entry.status is SlideStatus.FAILED and (len(entry.annotations) or entry.file.slide_id in unreadable_targets)
         )
     ]
-    table = None if config.group_csv is None else read_groups(config.group_csv)
+    table = None if config.group_csv is None else read_pairs(config.group_csv, header=("slide", "group"))
     groups = group_slides([entry.file for entry in planned], regex=config.group_regex, table=table)
     subjects = [
         SplitSubject(
@@ -263,5 +264,11 @@ def _assign(
         test_regex=config.test_regex,
         guard_px=config.guard_px,
     )
-    decisions = {decision.slide_id: decision for decision in assign_splits(subjects, options=options)}
+    taking_part = {subject.slide_id for subject in subjects}
+    bystanders = {
+        entry.file.slide_id: entry.file.path.name for entry in entries if entry.file.slide_id not in taking_part
+    }
+    decisions = {
+        decision.slide_id: decision for decision in assign_splits(subjects, options=options, bystanders=bystanders)
+    }
     return [replace(entry, decision=decisions.get(entry.file.slide_id)) for entry in entries]

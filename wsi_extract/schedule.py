@@ -223,6 +223,6 @@ def dask_executor(
     if worker_memory_bytes is None:
         worker_memory_bytes = min(int(worker["memory_limit"] or memory_bytes()) for worker in workers)
     executor = DaskExecutor(client=client, n_workers=n_threads, worker_memory_bytes=worker_memory_bytes)
-    with performance_report(filename=str(report_path)) if report_path is not None else nullcontext():
+    with performance_report(filename=str(report_path), mode="inline") if report_path is not None else nullcontext():
         yield executor
         client.unregister_worker_plugin(PLUGIN)

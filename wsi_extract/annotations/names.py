@@ -6,16 +6,13 @@ another known extension. The first level with a hit decides; names are never com
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from wsi_extract.annotations.source import SourceSlide
 from wsi_extract.errors import AnnotationError
-
-KNOWN_EXTENSIONS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bmp", ".png", ".dcm")
-"""Extensions that are stripped; any other dot belongs to the name."""
+from wsi_extract.slide_names import fold_name, strip_extension
 
 LEVELS = ("path", "name", "case", "stem")
 N_SHOWN = 3
@@ -23,21 +20,6 @@ N_SHOWN = 3
 Parts = tuple[str, ...]
 Found = Sequence[Sequence[PurePath]]
 """The files of each slide on disk; the first one is the slide, others are further files of it."""
-
-
-def fold_name(name: str) -> str:
-    """Unify case and Unicode composition, which file systems change."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def strip_extension(name: str) -> str:
-    """Fold the name and drop a known slide extension.
-
-    >>> strip_extension("A.ome.TIF"), strip_extension("TCGA-1.2-uuid")
-    ('a.ome', 'tcga-1.2-uuid')
-    """
-    folded = fold_name(name)
-    return next((folded[: -len(end)] for end in KNOWN_EXTENSIONS if folded.endswith(end) and folded != end), folded)
 
 
 def _keys(parts: Parts) -> Mapping[str, str]:

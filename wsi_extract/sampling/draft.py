@@ -10,6 +10,7 @@ import numpy as np
 from wsi_extract.arrays import CodeArray, IntArray
 from wsi_extract.geometry import l0_from_out_origins
 from wsi_extract.model import OutputFrame, PatchKind, PatchTable, Split, SplitAccount, TissueMask
+from wsi_extract.sampling.options import SamplingOptions
 from wsi_extract.sampling.tissue_rule import tissue_fractions
 
 CELL_SIDE_PX = 2048
@@ -76,11 +77,10 @@ def table_of(drafts: Sequence[Draft], *, frame: OutputFrame, tissue: TissueMask)
     return table.take(order.astype(np.int64))
 
 
-def account_of(draft: Draft, *, table: PatchTable, min_tissue_fraction: float) -> SplitAccount:
+def account_of(draft: Draft, *, table: PatchTable, options: SamplingOptions) -> SplitAccount:
     """Return the account of one split, counted from the rows of the plan."""
     rows = table.take(np.flatnonzero(table.split == tuple(Split).index(draft.split)).astype(np.int64))
-    is_grid = bool(np.any(rows.kind == PatchKind.GRID))
-    kinds = (PatchKind.GRID,) if is_grid else QUOTA_KINDS
+    kinds = (PatchKind.GRID,) if options.mode == "grid" else QUOTA_KINDS
     is_moved = (rows.kind == PatchKind.RANDOM) & (rows.requested_kind != PatchKind.RANDOM)
     is_anchored = (rows.kind == PatchKind.HARD_NEGATIVE) | (rows.kind == PatchKind.MITOSIS)
     return SplitAccount(
@@ -92,7 +92,9 @@ def account_of(draft: Draft, *, table: PatchTable, min_tissue_fraction: float) -
             for kind in (PatchKind.HARD_NEGATIVE, PatchKind.MITOSIS)
         },
         n_infeasible_anchors=draft.n_infeasible_anchors,
-        n_anchored_below_tissue=int(np.count_nonzero(is_anchored & (rows.tissue_fraction < min_tissue_fraction))),
+        n_anchored_below_tissue=int(
+            np.count_nonzero(is_anchored & (rows.tissue_fraction < options.min_tissue_fraction))
+        ),
         n_missing=draft.n_asked - len(rows),
         missing_reason=draft.missing_reason,
     )

@@ -68,9 +68,9 @@ def plan_slide(
 ) -> SlidePlan:
     """Decide all patches of one slide, without reading it.
 
-    The plan depends on its arguments only: not on other slides, nor on the order of annotations or domains. Its rows
-    are ordered by split, then by squares of 2048 px of the extraction grid (row of squares, column), then by y and x,
-    so that consecutive rows are neighbours on the slide; a row's index is the patch's number.
+    The plan depends on its arguments only, not on the order of annotations or domains. Its rows are ordered by split,
+    then by squares of 2048 px of the extraction grid (row of squares, column), then by y and x, so that consecutive
+    rows are neighbours on the slide; a row's index is the patch's number.
 
     Parameters
     ----------
@@ -80,8 +80,7 @@ def plan_slide(
         Where the patches of each split may lie, level-0 px, each split at most once. Annotations are anchors of the
         split in whose domain their centre lies.
     options
-        In anchored mode each split gets ``patches_per_slide`` patches, divided by the shares of kinds. In grid mode
-        it gets all positions with enough tissue.
+        Anchored: each split gets ``patches_per_slide`` patches. Grid: all positions with enough tissue.
 
     Returns
     -------
@@ -92,9 +91,6 @@ def plan_slide(
     ValueError
         When a split has two domains, or ``min_margin_px`` leaves no room in a patch.
     """
-    splits = [split for split, _ in domains]
-    if len(set(splits)) != len(splits):
-        raise ValueError(f"slide {slide_id}: each split may have one domain, got {[str(split) for split in splits]}")
     scenes = [
         _Scene(
             slide_id=slide_id,
@@ -105,13 +101,20 @@ def plan_slide(
             tissue=tissue,
             options=options,
         )
-        for split, domain_l0 in sorted(domains, key=lambda domain: tuple(Split).index(domain[0]))
+        for split, domain_l0 in _in_order(domains, slide_id=slide_id)
     ]
     drafts = [_draft_grid(scene) if options.mode == "grid" else _draft_anchored(scene) for scene in scenes]
     table = table_of(drafts, frame=frame, tissue=tissue)
-    threshold = options.min_tissue_fraction
-    accounts = tuple(account_of(draft, table=table, min_tissue_fraction=threshold) for draft in drafts)
+    accounts = tuple(account_of(draft, table=table, options=options) for draft in drafts)
     return SlidePlan(slide_id=slide_id, patches=table, accounts=accounts)
+
+
+def _in_order(domains: Sequence[tuple[Split, Rect]], *, slide_id: str) -> list[tuple[Split, Rect]]:
+    """Return the domains in the order of splits, each of which has one."""
+    splits = [split for split, _ in domains]
+    if len(set(splits)) != len(splits):
+        raise ValueError(f"slide {slide_id}: each split may have one domain, got {[str(split) for split in splits]}")
+    return sorted(domains, key=lambda domain: tuple(Split).index(domain[0]))
 
 
 def _draft_grid(scene: _Scene) -> Draft:

@@ -9,7 +9,7 @@ Slides are assigned whole, and all slides of a group together. A name that match
 """
 
 from wsi_extract.splits.assignment import SplitDecision, SplitOptions, SplitSubject, assign_splits, half_domains
-from wsi_extract.splits.groups import group_slides, read_groups
+from wsi_extract.splits.groups import group_slides
 from wsi_extract.splits.leakage import LeakageReport, check_leakage, overlaps_between_splits
 from wsi_extract.splits.names import CCMCT_TEST_SLIDES
 
@@ -24,5 +24,4 @@ __all__ = [
     "group_slides",
     "half_domains",
     "overlaps_between_splits",
-    "read_groups",
 ]

@@ -82,13 +82,20 @@ class SplitDecision:
     reason: str
 
 
-def assign_splits(subjects: Sequence[SplitSubject], *, options: SplitOptions) -> tuple[SplitDecision, ...]:
+def assign_splits(
+    subjects: Sequence[SplitSubject], *, options: SplitOptions, bystanders: Mapping[str, str] | None = None
+) -> tuple[SplitDecision, ...]:
     """Assign each slide to its splits; all slides of a group to the same ones. Ordered by slide id.
 
     Listed slides come first, with their groups. The rest is put into bins, one for groups without targets and one for
     each tercile of the number of targets of the others. ``train_fraction`` of the groups, rounded half up, are for
     training, shared over the bins by the largest remainder; within a bin a keyed hash of seed and group decides.
     Nothing depends on the order of ``subjects``.
+
+    Parameters
+    ----------
+    bystanders
+        File names, by slide id, of slides that were found but do not take part: lists may name them.
 
     Raises
     ------
@@ -99,7 +106,7 @@ def assign_splits(subjects: Sequence[SplitSubject], *, options: SplitOptions) ->
     subjects = sorted(subjects, key=lambda subject: subject.slide_id)
     if len({subject.slide_id for subject in subjects}) != len(subjects):
         raise ValueError("slide ids must be unique")
-    listed = _listed_splits(subjects, options=options)
+    listed = _listed_splits(subjects, options=options, bystanders=bystanders or {})
     _refuse_divided_groups(subjects, listed=listed)
     rest = [subject for subject in subjects if subject.slide_id not in listed]
     decisions = [_decide(subject, split=split, reason=reason) for subject, (split, reason) in _pairs(subjects, listed)]
@@ -142,15 +149,18 @@ def _decide_halves(subject: SplitSubject) -> SplitDecision:
     )
 
 
-def _listed_splits(subjects: Sequence[SplitSubject], *, options: SplitOptions) -> dict[str, tuple[Split, str]]:
-    """Return the slides that the user's lists and regex name.
+def _listed_splits(
+    subjects: Sequence[SplitSubject], *, options: SplitOptions, bystanders: Mapping[str, str]
+) -> dict[str, tuple[Split, str]]:
+    """Return the slides that the user's lists and regex name and that take part.
 
     Raises
     ------
     SplitError
         Listing all names that match no slide, several slides, or a slide listed before.
     """
-    index = index_names({subject.slide_id: [subject.file_name] for subject in subjects})
+    file_names = {**bystanders, **{subject.slide_id: subject.file_name for subject in subjects}}
+    index = index_names({slide_id: [name] for slide_id, name in file_names.items()})
     test_names = tuple(name for entry in options.test_slides for name in PRESETS.get(entry, (entry,)))
     listed: dict[str, tuple[Split, str]] = {}
     problems: list[str] = []
@@ -160,11 +170,15 @@ def _listed_splits(subjects: Sequence[SplitSubject], *, options: SplitOptions) -
             found = find_slides_named(name, index=index)
             if len(found) != 1:
                 problems.append(_describe_mismatch(name, setting=f"{split}_slides", found=found, index=index))
+            elif found[0] in bystanders:
+                continue
             elif found[0] in listed:
                 problems.append(f"{split}_slides: {name} is slide {found[0]}, which is {listed[found[0]][1]} already")
             else:
                 listed[found[0]] = (split, f"listed in {split}_slides")
-    for slide_id in _matching_slides(subjects, regex=options.test_regex):
+    for slide_id in _matching_slides(file_names, regex=options.test_regex):
+        if slide_id in bystanders:
+            continue
         split, reason = listed.setdefault(slide_id, (Split.TEST, f"matches test_regex {options.test_regex}"))
         if split is not Split.TEST:
             problems.append(f"test_regex {options.test_regex!r} matches slide {slide_id}, which is {reason}")
@@ -181,11 +195,11 @@ def _describe_mismatch(name: str, *, setting: str, found: Sequence[str], index: 
     return f"{setting}: {name} is no slide" + (f"; the nearest names are {', '.join(nearest)}" if nearest else "")
 
 
-def _matching_slides(subjects: Sequence[SplitSubject], *, regex: str | None) -> list[str]:
+def _matching_slides(file_names: Mapping[str, str], *, regex: str | None) -> list[str]:
     if regex is None:
         return []
     pattern = compile_regex(regex, setting="--test_regex")
-    found = [subject.slide_id for subject in subjects if pattern.search(subject.file_name)]
+    found = [slide_id for slide_id, name in sorted(file_names.items()) if pattern.search(name)]
     if not found:
         raise SplitError(f"--test_regex {regex!r} matches the file name of no slide.", "Correct it or leave it out.")
     return found

@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from wsi_extract.errors import SplitError
 from wsi_extract.model import SlideFile
 from wsi_extract.splits.names import find_slides_named, index_names
-
-COLUMNS = ["slide", "group"]
-
-
-def read_groups(path: Path) -> dict[str, str]:
-    """Return the group of each slide name in a CSV file with the columns slide and group.
-
-    Raises
-    ------
-    SplitError
-        When the file cannot be read, has other columns, an empty value, or a slide twice.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            lines = [[value.strip() for value in line] for line in csv.reader(stream, strict=True)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SplitError(f"cannot read the groups in {path}: {error}.") from error
-    if not lines or lines[0] != COLUMNS:
-        found = lines[0] if lines else "an empty file"
-        raise SplitError(f"{path}: expected the columns slide,group in the first line, got {found}.")
-    table: dict[str, str] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        if not line:
-            continue
-        if len(line) != 2 or not all(line):
-            raise SplitError(f"{path}, line {number}: expected a slide and its group, got {line}.")
-        if line[0] in table:
-            raise SplitError(f"{path}, line {number}: slide {line[0]} is listed twice.")
-        table[line[0]] = line[1]
-    return table
 
 
 def group_slides(slides: Sequence[SlideFile], *, regex: str | None, table: Mapping[str, str] | None) -> dict[str, str]:

@@ -7,11 +7,10 @@ extension, as a number (1 means 001.svs). The first level with a hit decides; na
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-KNOWN_EXTENSIONS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bmp", ".png", ".dcm")
-"""Extensions that are stripped; any other dot belongs to the name."""
+from wsi_extract.slide_names import fold_name, strip_extension
+
 LEVELS = ("exact", "case", "stem", "number")
 N_NEAREST = 3
 
@@ -46,8 +45,8 @@ def index_names(names_of: Mapping[str, Iterable[str]]) -> NameIndex:
 
 def _keys_of(name: str) -> list[tuple[str, str]]:
     """Return what must be equal at each level; only names of digits alone have a number."""
-    folded = unicodedata.normalize("NFC", name).casefold()
-    stem = next((folded[: -len(end)] for end in KNOWN_EXTENSIONS if folded.endswith(end) and folded != end), folded)
+    folded = fold_name(name)
+    stem = strip_extension(name)
     keys = list(zip(LEVELS, (name, folded, stem), strict=False))
     return [*keys, ("number", str(int(stem)))] if stem.isascii() and stem.isdecimal() else keys
 
