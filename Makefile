@@ -9,7 +9,7 @@ DEMO ?= demo
 demo: $(VENV)/.run            ## generate slides, extract them, audit the result
 	$(BIN)/python -m wsi_extract demo $(DEMO)
 	$(BIN)/python run_extraction.py --wsi_dir $(DEMO)/WSI --annotation_json $(DEMO)/annotations.json \
-		--output_dir $(DEMO)/out --patches_per_slide 100 --patch_size 256 --train_val_split 0.8 --seed 42
+		--output_dir $(DEMO)/out --patches_per_slide 100 --patch_size 256 --train_val_split 0.8 --seed 42 --fresh
 	$(BIN)/python -m wsi_extract verify $(DEMO)/out
 
 test: $(VENV)/.dev lint       ## format, lint, types, layers, tests

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from wsi_extract.config import RunConfig
-from wsi_extract.extraction import RunPlan
+from wsi_extract.console import SilentReporter
 from wsi_extract.files import pretty_json, sha256_of
-from wsi_extract.finish import Finished
-from wsi_extract.gather import Inputs
 from wsi_extract.layout import MANIFEST, instances_name, record_path
-from wsi_extract.model import Fault, Split
+from wsi_extract.model import Split
 from wsi_extract.pipeline import run
 from wsi_extract.records import encode_document, read_document
 from wsi_extract.slides import SlideCache
@@ -35,18 +33,6 @@ SLIDE_NAMES = ("a.svs", "b.svs", "c.svs", "d_test.svs")
 BROKEN_NAME = "broken.svs"
 
 Json = dict[str, Any]
-
-
-class Silence:
-    """A reporter that shows nothing."""
-
-    def begin(self, stage: str, *, total: int, unit: str) -> None: ...
-    def advance(self, n_units: int) -> None: ...
-    def fail(self, fault: Fault) -> None: ...
-    def end(self) -> None: ...
-    def show_inputs(self, inputs: Inputs) -> None: ...
-    def show_plan(self, plan: RunPlan) -> None: ...
-    def show_finished(self, finished: Finished, *, inputs: Inputs, seconds: float) -> None: ...
 
 
 def write_inputs(folder: Path) -> None:
@@ -84,7 +70,7 @@ def make_dataset(folder: Path, *, name: str = "out", **settings: object) -> Path
     config = RunConfig.model_validate_json(json.dumps({**values, **settings, **paths}, default=str))
     with SlideCache() as slides:
         executor = SerialExecutor(slides=slides, worker_memory_bytes=4 << 30)
-        run(config, executor=executor, reporter=Silence())
+        run(config, executor=executor, reporter=SilentReporter())
     return config.output_dir
 
 

@@ -38,12 +38,13 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from wsi_extract.synthetic import write_demo  # noqa: PLC0415
 
     sizes = {"width_px": arguments.width, "height_px": arguments.height}
-    demo = write_demo(
-        arguments.folder,
-        n_slides=arguments.slides,
-        seed=arguments.seed,
-        **{name: value for name, value in sizes.items() if value is not None},
-    )
+    given = {name: value for name, value in sizes.items() if value is not None}
+    try:
+        demo = write_demo(arguments.folder, n_slides=arguments.slides, seed=arguments.seed, **given)
+    except ValueError as error:  # sizes that no slide can have
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"cannot write the demo to {arguments.folder}: {error}.") from error
     print(f"{len(demo.slides)} slides in {demo.slides_folder}, {len(demo.annotations)} annotations in")
     print(f"  {demo.sqlite_path} (SlideRunner) and {demo.coco_path} (COCO, xyxy)")
     return 0

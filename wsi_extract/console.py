@@ -129,7 +129,8 @@ class ConsoleReporter:
                 ],
             )
         )
-        columns, *rows = inputs.annotations.reconciliation.to_rows()
+        (first, *others), *rows = inputs.annotations.reconciliation.to_rows()
+        columns = (first, *(f"#{name}" for name in others))
         self._print_table(make_table("Where the annotations went", columns, rows))
         self._show_slides(inputs)
 
@@ -193,6 +194,8 @@ class ConsoleReporter:
             f"{plan.n_patches:,} PNG files, about {plan.n_bytes / 1e6:,.0f} MB; "
             f"memory per worker at most about {plan.worker_bytes / 1e6:,.0f} MB"
         )
+        if self.config.dry_run:
+            self.console.print("dry run: nothing was written")
 
     def show_finished(self, finished: Finished, *, inputs: Inputs, seconds: float) -> None:
         """Show what was written and what is missing."""
