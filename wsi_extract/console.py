@@ -90,7 +90,8 @@ class ConsoleReporter:
 
     def _note(self) -> str:
         failures = f", failed slides: {self.n_failed}" if self.n_failed else ""
-        return f"{self._rate_per_s():,.0f} {self.unit}/s{failures}"
+        rate = self._rate_per_s()
+        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s{failures}"
 
     def fail(self, fault: Fault) -> None:
         """Show a failure that the run survives."""

@@ -24,8 +24,8 @@ MAX_UPSAMPLING = 2.0
 """Patches finer than the slide by more than this would be invented pixels."""
 LEVEL_TOLERANCE = 1e-3
 """Relative excess by which a level may be coarser than the output and still serve it."""
-OVERVIEW_TOLERANCE = 1e-3
-"""The same for overviews: levels are whole pixels wide, so that the downsample of a 16x level may be 16.01."""
+OVERVIEW_TOLERANCE = 0.15
+"""The same for the level of an overview: a 16x level shows a slide of 0.2533 um per px at 2.47x, which is 2.5x to any purpose."""
 SNAP_TOLERANCE = 1e-9
 """Relative difference between scale and downsample that is rounding, not resampling."""
 
@@ -200,14 +200,14 @@ def choose_frame(
 def choose_overview(levels: Sequence[SlideLevel], *, target_downsample: float, max_px: int) -> tuple[int, int]:
     """Decide how an image of the whole slide is made: the level to read and the whole factor to reduce it by.
 
-    The level is the coarsest one not coarser than the target. The factor brings it as near to the target as it
+    The level is the coarsest one not much coarser than the target (`OVERVIEW_TOLERANCE`). The factor brings it as near to the target as it
     can without passing it, and further only when the image would have more than ``max_px`` pixels.
     """
     if max_px < 1 or not target_downsample > 0:
         raise ValueError(f"need a positive downsample and at least 1 px, got {target_downsample} and {max_px}")
     index = _coarsest_level_within(levels, downsample=target_downsample, tolerance=OVERVIEW_TOLERANCE)
     level = levels[index]
-    factor = max(1, math.floor(target_downsample * (1 + OVERVIEW_TOLERANCE) / level.downsample))
+    factor = max(1, math.floor(target_downsample / level.downsample + LEVEL_TOLERANCE))
     while math.ceil(level.width_px / factor) * math.ceil(level.height_px / factor) > max_px:
         factor += 1
     return index, factor
