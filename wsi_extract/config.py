@@ -96,7 +96,9 @@ class RunConfig(BaseModel):
 
     # Tissue
     tissue_method: Literal["lab", "hsv"] = Field("lab", description="how tissue is told from glass")
-    mask_magnification: float = Field(2.5, gt=0, le=20, description="magnification of the tissue mask, to within 15 % (40x = 0.25 um)")
+    mask_magnification: float = Field(
+        2.5, gt=0, le=20, description="magnification of the tissue mask, to within 15 % (40x = 0.25 um)"
+    )
     min_tissue_fraction: Fraction = Field(0.10, description="least tissue in random and grid patches")
 
     # Sampling

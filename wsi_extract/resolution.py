@@ -25,7 +25,7 @@ MAX_UPSAMPLING = 2.0
 LEVEL_TOLERANCE = 1e-3
 """Relative excess by which a level may be coarser than the output and still serve it."""
 OVERVIEW_TOLERANCE = 0.15
-"""The same for the level of an overview: a 16x level shows a slide of 0.2533 um per px at 2.47x, which is 2.5x to any purpose."""
+"""The same for the level of an overview: a 16x level shows a slide of 0.2533 um per px at 2.47x, near enough to 2.5x."""
 SNAP_TOLERANCE = 1e-9
 """Relative difference between scale and downsample that is rounding, not resampling."""
 
@@ -200,8 +200,8 @@ def choose_frame(
 def choose_overview(levels: Sequence[SlideLevel], *, target_downsample: float, max_px: int) -> tuple[int, int]:
     """Decide how an image of the whole slide is made: the level to read and the whole factor to reduce it by.
 
-    The level is the coarsest one not much coarser than the target (`OVERVIEW_TOLERANCE`). The factor brings it as near to the target as it
-    can without passing it, and further only when the image would have more than ``max_px`` pixels.
+    The level is the coarsest one not much coarser than the target (`OVERVIEW_TOLERANCE`). The factor brings it as near
+    to the target as it can without passing it, and further only when the image would have more than ``max_px`` pixels.
     """
     if max_px < 1 or not target_downsample > 0:
         raise ValueError(f"need a positive downsample and at least 1 px, got {target_downsample} and {max_px}")
