@@ -25,7 +25,7 @@ MAX_UPSAMPLING = 2.0
 LEVEL_TOLERANCE = 1e-3
 """Relative excess by which a level may be coarser than the output and still serve it."""
 OVERVIEW_TOLERANCE = 0.15
-"""The same for the level of an overview: a 16x level shows a slide of 0.2533 um per px at 2.47x, near enough to 2.5x."""
+"""The same for the level of an overview: a 16x level shows a slide of 0.2533 um per px at 2.47x, which will do."""
 SNAP_TOLERANCE = 1e-9
 """Relative difference between scale and downsample that is rounding, not resampling."""
 
