@@ -84,6 +84,14 @@ def make_inputs(
     return inputs
 
 
+def copy_inputs(inputs: Inputs, folder: Path) -> Inputs:
+    for source in (*inputs.wsi_dir.iterdir(), inputs.sqlite, inputs.coco):
+        target = folder / source.relative_to(inputs.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    return Inputs(folder=folder, slides=inputs.slides, annotations=inputs.annotations)
+
+
 def make_config(inputs: Inputs, out: Path, **settings: Any) -> RunConfig:
     """Return checked settings; small patches unless told otherwise."""
     values = {

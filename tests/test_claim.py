@@ -17,6 +17,7 @@ def describe(**changes: Any) -> dict[str, Any]:
     description: dict[str, Any] = {
         "program": "wsi_extract 0",
         "settings": {"seed": 42, "patch_size": 256},
+        "libraries": {"openslide": "4.0.1"},
         "annotations": "a" * 64,
         "slides": {"s1": {"fingerprint": "f1", "splits": ["train"]}, "s2": {"fingerprint": "f2", "splits": ["val"]}},
     }
@@ -42,6 +43,7 @@ def test_same_run_resumes_and_no_longer_looks_finished(tmp_path: Path) -> None:
         pytest.param({"settings": {"seed": 43, "patch_size": 256}}, "settings.seed: was 42, now 43", id="setting"),
         pytest.param({"annotations": "b" * 64}, "annotations", id="annotation file"),
         pytest.param({"program": "wsi_extract 1"}, "program", id="version"),
+        pytest.param({"libraries": {"openslide": "5"}}, "libraries.openslide: was '4.0.1', now '5'", id="library"),
         pytest.param({"slides": {"s1": {"fingerprint": "f1", "splits": ["train"]}}}, "slide s2: no longer", id="gone"),
         pytest.param(
             {"slides": {**describe()["slides"], "s1": {"fingerprint": "x", "splits": ["train"]}}},
@@ -63,6 +65,23 @@ def test_a_further_slide_that_moves_no_other_is_welcome(tmp_path: Path) -> None:
     more = describe(slides={**describe()["slides"], "s3": {"fingerprint": "f3", "splits": ["train"]}})
     claim_folder(tmp_path, description=more, fresh=False)
     assert json.loads(run_path(tmp_path).read_bytes()) == more
+
+
+def test_what_is_known_of_a_slide_that_fails_this_time_is_kept(tmp_path: Path) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    without = describe(slides={"s1": describe()["slides"]["s1"]})
+    claim_folder(tmp_path, description=without, failed=["s2"], fresh=False)
+    assert json.loads(run_path(tmp_path).read_bytes())["slides"] == describe()["slides"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    for folder in ("train2017/s1", ".wsi_extract/records/s1", "annotations"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "x.png.123.partial").write_bytes(b"half")
+    (tmp_path / "mine.partial").write_text("not ours")
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    assert sorted(path.name for path in tmp_path.rglob("*.partial")) == ["mine.partial"]
 
 
 def test_fresh_deletes_what_the_program_wrote_and_nothing_else(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def test_flag_and_file_mean_the_same(name: str) -> None:
     text, value = SETTINGS[name]
     assert RunConfig.model_fields[name].description
     flag = parse_flag(name, text)
-    assert flag == value
+    # Paths become absolute at once: workers may have another working directory.
+    assert flag == (str(Path(text).absolute()) if name in LOCATION_FIELDS else value)
     assert json.loads(json.dumps(flag)) == flag
     by_flag, by_file = load_config(REQUIRED, {name: flag}), load_config({**REQUIRED, name: value}, {})
     assert by_flag == by_file
@@ -374,3 +375,22 @@ def test_config_files_that_would_be_misread_are_refused(tmp_path: Path, content:
 def test_config_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert str(tmp_path / "none.json") in problems_of(lambda: read_extraction_object(tmp_path / "none.json"))
     assert str(tmp_path) in problems_of(lambda: read_extraction_object(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        pytest.param({"overlap": 0.999, "patch_size": 256}, "no step", id="overlap without step"),
+        pytest.param({"overlap": 0.5, "stride_px": 64}, "stride_px and overlap", id="two steps"),
+        pytest.param({"point_box_px": 40.0, "point_box_um": 10.0}, "point_box_um and point_box_px", id="two box sizes"),
+        pytest.param({"scheduler": "tcp://h:1", "workers": 0}, "scheduler and workers", id="cluster and no cluster"),
+    ],
+)
+def test_settings_that_exclude_each_other(values: dict[str, object], named: str) -> None:
+    assert named in problems_of(lambda: load(**values))
+
+
+def test_the_same_mixture_in_two_spellings_is_the_same_setting() -> None:
+    spelled = load(mixture=[0.1, 0.4, 0.5], annotation_types=["spot", "area"])
+    named = load(mixture="ccmct", annotation_types=["area", "spot"])
+    assert spelled.output_settings() == named.output_settings()

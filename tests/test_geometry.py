@@ -15,7 +15,6 @@ from wsi_extract.geometry import (
     covered_area,
     grid_starts,
     integral_image,
-    l0_from_out_origin,
     l0_from_out_origins,
     out_from_l0_boxes,
     out_from_l0_domain,
@@ -25,6 +24,11 @@ from wsi_extract.model import TissueMask
 SCALES = (1.0, 2.0, 4.0, 2.001, 3.99, 4.016, 0.987)
 one_scale = st.sampled_from(SCALES) | st.floats(0.05, 64, allow_nan=False)
 scales = st.builds(Scale, x=one_scale, y=one_scale)
+
+
+def l0_from_out_origin(o_out: int, *, scale: float) -> int:
+    origins = np.array([[o_out, o_out]], dtype=np.int64)
+    return int(l0_from_out_origins(origins, scale=Scale(x=scale, y=scale))[0, 0])
 
 
 @pytest.mark.parametrize("x", [0.0, -1.0, math.nan, math.inf])

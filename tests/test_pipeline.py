@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.helpers_run import (
-    MEMORY_BYTES,
     Inputs,
     ShuffledExecutor,
     content_of,
@@ -23,13 +20,12 @@ from tests.helpers_run import (
 )
 from tests.helpers_slides import fit_ramp
 from wsi_extract.console import SilentReporter
-from wsi_extract.errors import ConfigError, EnvironmentFaultError, InputError, IntegrityError, SplitError
-from wsi_extract.model import Fault, FaultClass
+from wsi_extract.errors import ConfigError, IntegrityError
 from wsi_extract.pipeline import run
 from wsi_extract.schedule import dask_executor, local_cluster
 from wsi_extract.slides import SlideCache
 from wsi_extract.stores.png import decode_png
-from wsi_extract.tasks import SerialExecutor, Task, TaskResult
+from wsi_extract.tasks import SerialExecutor
 
 SPLITS = ("train", "val")
 
@@ -208,81 +204,6 @@ def test_look_alikes_become_a_category_on_request(inputs: Inputs, tmp_path: Path
     assert not any("look_alikes" in image for image in document["images"])
 
 
-# --- slides that do not take part
-
-
-def test_a_damaged_slide_costs_only_itself(inputs: Inputs, tmp_path: Path) -> None:
-    folder = tmp_path / "input"
-    broken = copy_inputs(inputs, folder)
-    path = broken.wsi_dir / "slide_3.svs"
-    data = path.read_bytes()
-    # The directory stays readable, so the slide opens; its pixels are gone from the middle on.
-    path.write_bytes(data[: len(data) // 3] + bytes(len(data) // 3) + data[2 * len(data) // 3 :])
-    result = extract(broken, tmp_path / "out")
-    assert result.has_failures
-    manifest = read_manifest(tmp_path / "out")
-    assert manifest["status"] == "partial"
-    statuses = {row["slide_id"]: row["status"] for row in manifest["slides"]}
-    assert statuses == {"slide_1": "complete", "slide_2": "complete", "slide_3": "failed", "slide_4": "complete"}
-    assert {image["slide_id"] for image in images_of(tmp_path / "out")} == {"slide_1", "slide_2", "slide_4"}
-    (error,) = [json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines()]
-    assert error["slide_id"] == "slide_3"
-    assert str(path) in error["message"]
-
-
-def test_mending_a_slide_moves_no_other(inputs: Inputs, tmp_path: Path) -> None:
-    mended = copy_inputs(inputs, tmp_path / "input")
-    good = (mended.wsi_dir / "slide_3.svs").read_bytes()
-    (mended.wsi_dir / "slide_3.svs").write_bytes(b"not a slide")
-    extract(mended, tmp_path / "out")
-    (mended.wsi_dir / "slide_3.svs").write_bytes(good)
-    extract(mended, tmp_path / "out")
-    extract(inputs, tmp_path / "undisturbed")
-    assert content_of(tmp_path / "out") == content_of(tmp_path / "undisturbed") | {
-        ".wsi_extract/run.json": content_of(tmp_path / "out")[".wsi_extract/run.json"]
-    }
-
-
-def test_slides_nobody_annotated_are_in_no_split(inputs: Inputs, tmp_path: Path) -> None:
-    more = make_inputs(tmp_path / "input", n_slides=3, counts=lambda uid: {} if uid == 3 else {2: 4, 7: 2})
-    extract(more, tmp_path / "out", train_val_split=0.5)
-    row = read_manifest(tmp_path / "out")["slides"][2]
-    assert (row["status"], row["splits"], row["n_written"]) == ("unlabelled", [], 0)
-    extract(more, tmp_path / "reviewed", train_val_split=0.5, unannotated_slides="negative")
-    row = read_manifest(tmp_path / "reviewed")["slides"][2]
-    assert (row["status"], row["patches_by_kind"]) == ("complete", {"random": 20})
-
-
-def test_b07_a_slide_smaller_than_a_patch_is_skipped(inputs: Inputs, tmp_path: Path) -> None:
-    extract(inputs, tmp_path / "out", patch_size=1218, patches_per_slide=3, train_val_split=0.5)
-    rows = read_manifest(tmp_path / "out")["slides"]
-    assert [row["status"] for row in rows] == ["skipped", "skipped", "complete", "complete"]
-    assert rows[0]["reason"] == "slide_smaller_than_patch: 1611 x 1209 px at the output resolution"
-
-
-def test_unknown_resolution_is_never_guessed(tmp_path: Path) -> None:
-    unknown = make_inputs(tmp_path / "input", n_slides=2, um_per_px=None)
-    with pytest.raises(InputError, match="resolution"):
-        extract(unknown, tmp_path / "out", mpp=0.5, train_val_split=0.5)
-    extract(unknown, tmp_path / "out", mpp=0.5, slide_mpp=0.25, train_val_split=0.5)
-    assert {tuple(image["l0_per_px_xy"]) for image in images_of(tmp_path / "out")} == {(2.0, 2.0)}
-
-
-def test_the_same_slide_under_two_names_is_refused(inputs: Inputs, tmp_path: Path) -> None:
-    twice = copy_inputs(inputs, tmp_path / "input")
-    (twice.wsi_dir / "slide_2.svs").write_bytes((twice.wsi_dir / "slide_1.svs").read_bytes())
-    with pytest.raises(SplitError, match="same content"):
-        extract(twice, tmp_path / "out")
-
-
-def copy_inputs(inputs: Inputs, folder: Path) -> Inputs:
-    for source in (*inputs.wsi_dir.iterdir(), inputs.sqlite, inputs.coco):
-        target = folder / source.relative_to(inputs.folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
-    return Inputs(folder=folder, slides=inputs.slides, annotations=inputs.annotations)
-
-
 # --- running again
 
 
@@ -312,43 +233,6 @@ def test_other_settings_on_an_old_folder_are_refused(inputs: Inputs, tmp_path: P
     assert content_of(tmp_path / "out") != before
 
 
-class FailingExecutor:
-    """Ends with an environment fault at the given task of the extraction."""
-
-    n_workers = 1
-    worker_memory_bytes = MEMORY_BYTES
-
-    def __init__(self, slides: SlideCache, *, at: int) -> None:
-        self.serial = SerialExecutor(slides=slides, worker_memory_bytes=MEMORY_BYTES)
-        self.at = at
-
-    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        for number, task in enumerate(tasks):
-            if task.stage == "extract" and number == self.at:
-                fault = Fault(
-                    slide_id=task.slide_id,
-                    stage=task.stage,
-                    fault_class=FaultClass.ENVIRONMENT,
-                    error_type="OSError",
-                    message="No space left on device",
-                    remedy="Make room.",
-                )
-                yield TaskResult(task=task, fault=fault)
-                return
-            yield from self.serial.run([task])
-
-
-def test_a_failing_machine_stops_the_run_and_blames_no_slide(inputs: Inputs, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with SlideCache() as slides, pytest.raises(EnvironmentFaultError, match="No space left"):
-        extract(inputs, out, executor=FailingExecutor(slides, at=2))
-    assert not (out / "manifest.json").exists()
-    assert not (out / "errors.jsonl").exists()
-    extract(inputs, out)
-    extract(inputs, tmp_path / "undisturbed")
-    assert content_of(out) == content_of(tmp_path / "undisturbed")
-
-
 def test_dry_run_plans_everything_and_writes_nothing(inputs: Inputs, tmp_path: Path) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
     result = extract(inputs, tmp_path / "out", dry_run=True)
@@ -367,3 +251,14 @@ def test_too_little_memory_is_refused_before_anything_is_written(inputs: Inputs,
             reporter=SilentReporter(),
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", [{"mpp": 1.3}, {"mpp": 0.4}, {"level": 1}])
+def test_no_white_seeps_in_at_the_edge_of_the_level(inputs: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Green does not change from row to row of the ramp, nor blue from column to column."""
+    extract(inputs, tmp_path / "out", sampling="grid", patch_size=96, **settings)
+    images = images_of(tmp_path / "out")
+    for axis, channel in ((0, 2), (1, 1)):
+        furthest = max(images, key=lambda image: (image[("x_l0", "y_l0")[axis]], image["tissue_fraction"]))
+        means = patch_pixels(tmp_path / "out", furthest)[..., channel].mean(axis=axis)
+        assert means[-1] == pytest.approx(means[-4:-1].mean(), abs=1.0)

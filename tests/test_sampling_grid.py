@@ -86,7 +86,8 @@ def test_grid_keeps_positions_on_tissue_only() -> None:
 def test_slide_smaller_than_a_patch_has_no_grid(side: int) -> None:
     plan = Scene(width=300, height=side).plan(mode="grid")
     assert len(plan.patches) == 0
-    assert (plan.accounts[0].n_asked, plan.accounts[0].n_missing, plan.accounts[0].missing_reason) == (0, 0, "")
+    account = plan.accounts[0]
+    assert (account.n_asked, account.n_missing, account.missing_reason) == (0, 0, "slide_smaller_than_patch")
 
 
 def test_millions_of_positions() -> None:

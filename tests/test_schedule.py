@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from wsi_extract.errors import EnvironmentFaultError, SlideError
 from wsi_extract.model import FaultClass
@@ -142,6 +142,34 @@ def test_an_existing_cluster_is_used(client: Client) -> None:
         dask_executor(other, worker_memory_bytes=None, report_path=None) as executor,
     ):
         assert len(list(executor.run(tasks_for(double, 6)))) == 6
+
+
+def test_two_runs_on_one_scheduler_do_not_meet(client: Client) -> None:
+    """Equal keys would give one run the results of the other; one plugin for both would end with the first."""
+    with dask_executor(client, worker_memory_bytes=None, report_path=None) as first:
+        with dask_executor(client, worker_memory_bytes=None, report_path=None) as second:
+            doubled, failed = second.run(tasks_for(double, 12)), first.run(tasks_for(fail_on_odd, 12))
+            pairs = list(zip(doubled, failed, strict=True))
+        assert all(isinstance(result.value, tuple) for result, _ in pairs)
+        assert all(result.fault is not None or isinstance(result.value, int) for _, result in pairs)
+        assert len(list(first.run(tasks_for(double, 6)))) == 6
+
+
+def test_workers_of_several_threads_are_refused() -> None:
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp://",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+        pytest.raises(EnvironmentFaultError, match="--nthreads 1"),
+        dask_executor(client, worker_memory_bytes=None, report_path=None),
+    ):
+        pass
 
 
 def test_a_task_that_kills_its_workers_becomes_a_fault() -> None:

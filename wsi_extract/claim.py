@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from wsi_extract.errors import InputError, IntegrityError
-from wsi_extract.files import pretty_json, write_atomically
+from wsi_extract.files import TEMPORARY_SUFFIX, pretty_json, write_atomically
 from wsi_extract.layout import MANIFEST, OWNED, STATE, run_path
 
 
-def claim_folder(output_dir: Path, *, description: Mapping[str, Any], fresh: bool) -> None:
+def claim_folder(
+    output_dir: Path, *, description: Mapping[str, Any], failed: Collection[str] = (), fresh: bool
+) -> None:
     """Prepare ``output_dir`` for the run described, so that finished work of the same run is kept.
 
     Parameters
     ----------
     description
         ``settings`` and ``annotations`` of the run, and ``slides``: for each slide id what its patches depend on.
+    failed
+        Ids of slides that cannot be read this time: what is known of them is kept for when they can.
     fresh
-        Delete what an earlier run of this program wrote there.
+        Delete the folders and files of the contract (`layout.OWNED`) that an earlier run left there.
 
     Raises
     ------
@@ -45,7 +49,12 @@ def claim_folder(output_dir: Path, *, description: Mapping[str, Any], fresh: boo
             _delete(output_dir / name)
         known = None
     if known is not None:
+        kept = {slide_id: known["slides"][slide_id] for slide_id in known.get("slides", {}).keys() & set(failed)}
+        description = {**description, "slides": {**kept, **description["slides"]}}
         _refuse_changes(output_dir, known=known, description=description)
+    for name in present:
+        for left_over in sorted((output_dir / name).rglob(f"*{TEMPORARY_SUFFIX}")):
+            left_over.unlink(missing_ok=True)  # of a process that was killed in the middle of a write
     # From here on the folder must not look finished until it is.
     (output_dir / MANIFEST).unlink(missing_ok=True)
     write_atomically(run_path(output_dir), pretty_json(dict(description)))
@@ -66,7 +75,7 @@ def _read_run(output_dir: Path) -> dict[str, Any] | None:
 
 def _refuse_changes(output_dir: Path, *, known: Mapping[str, Any], description: Mapping[str, Any]) -> None:
     changes = []
-    for section in ("program", "annotations", "settings"):
+    for section in ("program", "libraries", "annotations", "settings"):
         old, new = known.get(section), description[section]
         if isinstance(old, dict) and isinstance(new, dict):
             changes += [

@@ -13,7 +13,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from wsi_extract.errors import ConfigError
@@ -29,7 +38,8 @@ def _refuse_blank(path: object) -> object:
     return path
 
 
-FilePath = Annotated[Path, BeforeValidator(_refuse_blank)]
+FilePath = Annotated[Path, BeforeValidator(_refuse_blank), AfterValidator(lambda path: path.expanduser().absolute())]
+"""A path of this machine, absolute, because workers may have another working directory."""
 
 MIXTURES: Mapping[str, tuple[float, float, float]] = {
     "ccmct": (0.1, 0.4, 0.5),
@@ -97,7 +107,7 @@ class RunConfig(BaseModel):
     # Tissue
     tissue_method: Literal["lab", "hsv"] = Field("lab", description="how tissue is told from glass")
     mask_magnification: float = Field(
-        2.5, gt=0, le=20, description="magnification of the tissue mask, to within 15 % (40x = 0.25 um)"
+        2.5, ge=0.1, le=20, description="magnification of the tissue mask, to within 15 % (40x = 0.25 um)"
     )
     min_tissue_fraction: Fraction = Field(0.10, description="least tissue in random and grid patches")
 
@@ -165,6 +175,11 @@ class RunConfig(BaseModel):
             problems.append(f"min_margin_px: {self.min_margin_px} leaves no room in a patch of {self.patch_size} px")
         if self.split_mode is SplitMode.HALF and (self.train_slides or self.val_slides):
             problems.append("split_mode half: train_slides and val_slides have no meaning there")
+        if self.stride_px is None and round(self.patch_size * (1 - self.overlap)) < 1:
+            problems.append(f"overlap: {self.overlap} leaves no step between patches of {self.patch_size} px")
+        for first, second in (("stride_px", "overlap"), ("point_box_um", "point_box_px"), ("scheduler", "workers")):
+            if getattr(self, first) is not None and second in self.model_fields_set:
+                problems.append(f"{first} and {second}: give one of them")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -177,6 +192,8 @@ class RunConfig(BaseModel):
     def output_settings(self) -> dict[str, object]:
         """Return the settings that the output depends on, ready for JSON. Inputs enter by their digests instead."""
         settings: dict[str, object] = self.model_dump(mode="json", exclude=set(LOCATION_FIELDS | RUN_FIELDS))
+        settings["mixture"] = list(self.shares)
+        settings["annotation_types"] = sorted(set(self.annotation_types))
         return settings
 
 

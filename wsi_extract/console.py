@@ -13,7 +13,7 @@ from rich.text import Text
 
 from wsi_extract.config import RunConfig
 from wsi_extract.extraction import RunPlan
-from wsi_extract.finish import Finished
+from wsi_extract.finish import Finished, describe_shortfall
 from wsi_extract.gather import Inputs, SlideStatus
 from wsi_extract.model import Fault, PatchKind, Role, Split
 from wsi_extract.targets import CATEGORY_NAMES
@@ -113,8 +113,6 @@ class ConsoleReporter:
 
     def show_inputs(self, inputs: Inputs) -> None:
         """Show slides, classes, reconciliation and splits."""
-        for fault in inputs.faults:
-            self.fail(fault)
         source = inputs.annotations.source
         self.console.print(f"annotations: {source.path.name}, {source.format}, {source.n_slides} slides")
         for note in source.notes:
@@ -187,10 +185,8 @@ class ConsoleReporter:
         self._print_table(make_table("Plan", columns, rows))
         for record in plan.surveys.values():
             for account in record.accounts:
-                if account.n_missing or not account.n_asked:
-                    what = account.missing_reason or "no grid position has enough tissue"
-                    counts = f"{account.n_missing:,} of {account.n_asked:,} patches not possible"
-                    self.console.print(f"slide {record.slide_id}, {account.split}: {counts}: {what}")
+                if account.missing_reason:
+                    self.console.print(f"slide {record.slide_id}, {describe_shortfall(account)}")
         self.console.print(
             f"{plan.n_patches:,} PNG files, about {plan.n_bytes / 1e6:,.0f} MB; "
             f"memory per worker at most about {plan.worker_bytes / 1e6:,.0f} MB"

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_extract.arrays import FloatArray, RgbImage
+from wsi_extract.arrays import FloatArray, IntArray, RgbImage
 from wsi_extract.blocks import cut_windows
-from wsi_extract.files import sha256_of, write_atomically
+from wsi_extract.files import write_atomically
 from wsi_extract.layout import patch_file_name, record_path, split_folder
-from wsi_extract.model import Block, BlockRecord, OutputFrame, PatchKind
+from wsi_extract.model import Block, BlockRecord, OutputFrame, PatchKind, SlideLevel
 from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
 from wsi_extract.resample import cut_patch, support_px
 from wsi_extract.slides import OpenedSlide, SlideCache
 from wsi_extract.stores.png import StoredPatch, write_patches
 from wsi_extract.targets import LabelRules, PatchLabel, PatchLabels, label_patch
+
+EDGE_TOLERANCE_PX = 1e-6
+"""Less of a pixel than this is rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,18 +54,10 @@ def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
     )
     slides.get(block.slide)  # raises when the file was replaced while it was being read
     stored_by_name = {entry.file_name: entry for entry in stored}
-    document, labels = _describe(block, [stored_by_name[name] for name in names], rules=job.rules)
-    data = encode_document(document)
-    write_atomically(record_path(job.output_dir, slide_id=block.slide.slide_id, index=block.index), data)
-    return BlockRecord(
-        slide_id=block.slide.slide_id,
-        index=block.index,
-        n_patches=len(block),
-        n_bytes=sum(entry.n_bytes for entry in stored),
-        n_labels=sum(not label.is_crowd for each in labels for label in each.labels),
-        n_crowd=sum(label.is_crowd for each in labels for label in each.labels),
-        digest=sha256_of(data),
-    )
+    document = _describe(block, [stored_by_name[name] for name in names], rules=job.rules)
+    path = record_path(job.output_dir, slide_id=block.slide.slide_id, index=block.index)
+    write_atomically(path, encode_document(document))
+    return BlockRecord(slide_id=block.slide.slide_id, index=block.index, n_patches=len(block))
 
 
 def read_patches(slide: OpenedSlide, block: Block) -> Iterator[tuple[int, RgbImage]]:
@@ -90,15 +85,29 @@ def read_patches(slide: OpenedSlide, block: Block) -> Iterator[tuple[int, RgbIma
             for row in window.rows:
                 yield row, _cut(pixels, origins_lv[row] - (rect.x0, rect.y0), frame=frame)
         return
-    margin_l0 = int(np.ceil(margin_px * frame.level_downsample))
     for row, origin_l0 in enumerate(block.patches.origins_l0):
-        corner_l0 = np.maximum(origin_l0 - margin_l0, 0)
-        start_px = (origin_l0 - corner_l0) / frame.level_downsample
-        width, height = np.ceil(start_px + _patch_wh_lv(frame) + margin_px).astype(int).tolist()
-        pixels = slide.read_region(
-            frame.level, x_l0=int(corner_l0[0]), y_l0=int(corner_l0[1]), w_lv_px=width, h_lv_px=height
-        )
-        yield row, _cut(pixels, start_px, frame=frame)
+        yield row, _read_alone(slide, origin_l0, frame=frame, level=level)
+
+
+def _read_alone(slide: OpenedSlide, origin_l0: IntArray, *, frame: OutputFrame, level: SlideLevel) -> RgbImage:
+    """Read one patch with a window of its own.
+
+    Where the window would leave the level it ends with the last whole pixel, and where the patch itself reaches into
+    the pixel that the level covers in part, the last whole one is repeated: no white may seep in.
+    """
+    margin_px = _margin_px(frame)
+    corner_l0 = np.maximum(origin_l0 - int(np.ceil(margin_px * frame.level_downsample)), 0)
+    start_px = (origin_l0 - corner_l0) / frame.level_downsample
+    needed_px = start_px + _patch_wh_lv(frame)
+    there_px = (level.width_px, level.height_px) - corner_l0 / frame.level_downsample
+    width, height = np.minimum(np.ceil(needed_px + margin_px), np.floor(there_px + EDGE_TOLERANCE_PX)).astype(int)
+    pixels = slide.read_region(
+        frame.level, x_l0=int(corner_l0[0]), y_l0=int(corner_l0[1]), w_lv_px=int(width), h_lv_px=int(height)
+    )
+    right, bottom = np.maximum(np.ceil(needed_px - EDGE_TOLERANCE_PX) - (width, height), 0).astype(int).tolist()
+    if right or bottom:
+        pixels = np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="edge")
+    return _cut(pixels, start_px, frame=frame)
 
 
 def _patch_wh_lv(frame: OutputFrame) -> FloatArray:
@@ -130,7 +139,7 @@ def _cut(pixels: RgbImage, start_px: FloatArray, *, frame: OutputFrame) -> RgbIm
     )
 
 
-def _describe(block: Block, stored: list[StoredPatch], *, rules: LabelRules) -> tuple[BlockDocument, list[PatchLabels]]:
+def _describe(block: Block, stored: list[StoredPatch], *, rules: LabelRules) -> BlockDocument:
     frame = block.frame
     labels = [
         label_patch(
@@ -145,7 +154,7 @@ def _describe(block: Block, stored: list[StoredPatch], *, rules: LabelRules) -> 
     counts: Counter[str] = Counter()
     for each in labels:
         counts.update(each.counts)
-    document: BlockDocument = {
+    return {
         "schema": SCHEMA,
         "slide_id": block.slide.slide_id,
         "index": block.index,
@@ -158,7 +167,6 @@ def _describe(block: Block, stored: list[StoredPatch], *, rules: LabelRules) -> 
         "patches": [_patch_entry(block, row, stored[row], labels[row]) for row in range(len(block))],
         "label_counts": dict(sorted(counts.items())),
     }
-    return document, labels
 
 
 def _patch_entry(block: Block, row: int, stored: StoredPatch, labels: PatchLabels) -> PatchEntry:

@@ -8,16 +8,16 @@ from typing import Protocol
 
 from wsi_extract.blocks import cut_blocks
 from wsi_extract.config import RunConfig
-from wsi_extract.errors import EnvironmentFaultError, IntegrityError
+from wsi_extract.errors import IntegrityError
 from wsi_extract.extract import ExtractJob, extract_block
 from wsi_extract.finish import Finished, SlideOutcome
 from wsi_extract.gather import Inputs, SlideEntry
 from wsi_extract.layout import plan_path, record_path, split_folder
-from wsi_extract.model import Block, BlockRecord, Fault, FaultClass, SlidePlan
+from wsi_extract.model import Block, BlockRecord, Fault, SlidePlan
 from wsi_extract.plans import SurveyRecord, read_patches
 from wsi_extract.records import read_document
 from wsi_extract.targets import LabelRules
-from wsi_extract.tasks import Task, TaskResult
+from wsi_extract.tasks import Progress, Task, TaskResult, survivable_fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,20 +40,8 @@ class RunPlan:
         return sum(record.n_patches for record in self.surveys.values())
 
 
-class Reporter(Protocol):
+class Reporter(Progress, Protocol):
     """Shows a run to a person, or to nobody."""
-
-    def begin(self, stage: str, *, total: int, unit: str) -> None:
-        """Start a stage of ``total`` units."""
-
-    def advance(self, n_units: int) -> None:
-        """Note that units of the current stage are done."""
-
-    def fail(self, fault: Fault) -> None:
-        """Show a failure that the run survives."""
-
-    def end(self) -> None:
-        """Finish the current stage."""
 
     def show_inputs(self, inputs: Inputs) -> None:
         """Show slides, classes, reconciliation and splits."""
@@ -65,24 +53,6 @@ class Reporter(Protocol):
         """Show what was written and what is missing."""
 
 
-def survivable_fault(result: TaskResult, *, reporter: Reporter) -> Fault:
-    """Return the fault of a task that the run survives; raise for one that it does not.
-
-    Raises
-    ------
-    EnvironmentFaultError, IntegrityError
-        When the machine or the output folder failed, not the slide.
-    """
-    fault = result.fault
-    assert fault is not None
-    if fault.fault_class is FaultClass.ENVIRONMENT:
-        raise EnvironmentFaultError(f"{fault.stage} of slide {fault.slide_id}: {fault.message}", fault.remedy)
-    if fault.fault_class is FaultClass.INTEGRITY:
-        raise IntegrityError(f"{fault.stage} of slide {fault.slide_id}: {fault.message}", fault.remedy)
-    reporter.fail(fault)
-    return fault
-
-
 class ExtractionLoop:
     """The state of the extraction loop: which slides failed, how many blocks each has."""
 
@@ -91,6 +61,7 @@ class ExtractionLoop:
         self.plan = plan
         self.reporter = reporter
         self.faults: dict[str, Fault] = dict(plan.faults)
+        self.fault_index: dict[str, int] = {}
         self.n_blocks: dict[str, int] = {}
         self.rules = LabelRules(
             label_hard_negatives=config.label_hard_negatives,
@@ -155,8 +126,13 @@ class ExtractionLoop:
         """Note the result of one block."""
         if isinstance(result.value, BlockRecord):
             self.reporter.advance(result.value.n_patches)
-        elif result.task.slide_id not in self.faults:
-            self.faults[result.task.slide_id] = survivable_fault(result, reporter=self.reporter)
+            return
+        fault, slide_id = survivable_fault(result), result.task.slide_id
+        if slide_id not in self.faults:
+            self.reporter.fail(fault)
+        # Of several faults of a slide the one of its first block counts, whichever arrives first.
+        if result.task.index <= self.fault_index.get(slide_id, result.task.index):
+            self.faults[slide_id], self.fault_index[slide_id] = fault, result.task.index
 
     def outcomes(self) -> dict[str, SlideOutcome]:
         """Return what each planned slide yielded."""

@@ -9,8 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 TEMPORARY_SUFFIX = ".partial"
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a name for a temporary that no other process, on any machine, writes to."""
+    return path.with_name(f"{path.name}.{uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -36,7 +42,7 @@ def make_folder(folder: Path) -> None:
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary beside ``path``; on success make it durable and rename it into place, else remove it."""
     make_folder(path.parent)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as stream:
             yield stream

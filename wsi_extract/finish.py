@@ -17,7 +17,7 @@ from wsi_extract.errors import IntegrityError
 from wsi_extract.files import pretty_json, sha256_of_file, write_atomically
 from wsi_extract.gather import Inputs, SlideEntry, SlideStatus
 from wsi_extract.layout import ERRORS, MANIFEST, SLIDES_TABLE, instances_name, record_path
-from wsi_extract.model import Fault, Split
+from wsi_extract.model import Fault, Split, SplitAccount
 from wsi_extract.plans import SurveyRecord
 from wsi_extract.records import BlockDocument, read_document
 from wsi_extract.splits import LeakageReport
@@ -150,6 +150,7 @@ def _slide_row(entry: SlideEntry, outcome: SlideOutcome | None, *, output_dir: P
         "reason": entry.reason,
         "group": None if entry.decision is None else entry.decision.group,
         "splits": [] if entry.decision is None else [split.value for split in entry.decision.splits],
+        "bin": None if entry.decision is None else entry.decision.bin,
         "split_reason": None if entry.decision is None else entry.decision.reason,
         "n_targets": None if entry.decision is None else entry.decision.n_targets,
         **_slide_facts(entry),
@@ -189,14 +190,13 @@ def _slide_row(entry: SlideEntry, outcome: SlideOutcome | None, *, output_dir: P
 def _shortfall(outcome: SlideOutcome) -> str:
     """Return why a slide yields fewer patches than asked for, or none; empty when it yields them all."""
     accounts = () if outcome.survey is None else outcome.survey.accounts
-    missing = [
-        f"{account.split}: {account.n_missing} of {account.n_asked} patches not possible, {account.missing_reason}"
-        for account in accounts
-        if account.n_missing
-    ]
-    if not missing and outcome.n_planned == 0:
-        return "no grid position has enough tissue"
-    return "; ".join(missing)
+    return "; ".join(describe_shortfall(account) for account in accounts if account.missing_reason)
+
+
+def describe_shortfall(account: SplitAccount) -> str:
+    """Return in words what a split of a slide lacks."""
+    asked = f"{account.n_missing} of {account.n_asked} patches" if account.n_asked else "patches"
+    return f"{account.split}: {asked} not possible, {account.missing_reason}"
 
 
 def _slide_facts(entry: SlideEntry) -> dict[str, object]:

@@ -28,7 +28,7 @@ from wsi_extract.splits import (
     check_leakage,
     group_slides,
 )
-from wsi_extract.tasks import Executor, Task, fault_from
+from wsi_extract.tasks import Executor, Progress, Task, fault_from, survivable_fault
 
 TOO_SMALL = "slide_smaller_than_patch"
 
@@ -90,7 +90,7 @@ def describe(job: DescribeJob, _slides: SlideCache) -> SlideInfo:
     return describe_slide(job.file, override=job.override)
 
 
-def gather_inputs(config: RunConfig, *, executor: Executor) -> Inputs:
+def gather_inputs(config: RunConfig, *, executor: Executor, progress: Progress) -> Inputs:
     """Find and open the slides, read the annotations, decide what takes part and in which split.
 
     Raises
@@ -98,8 +98,10 @@ def gather_inputs(config: RunConfig, *, executor: Executor) -> Inputs:
     InputError
         When the input as a whole cannot be used.
     """
+    if not config.annotation_json.is_file():
+        raise InputError(f"there is no annotation file {config.annotation_json}.", "Check --annotation_json.")
     found = find_slides(config.wsi_dir)
-    infos, faults = _describe_all(found, config=config, executor=executor)
+    infos, faults = _describe_all(found, config=config, executor=executor, progress=progress)
     unreadable = [file for file in found.slides if file.slide_id not in infos]
     annotations = load_annotations(
         config.annotation_json,
@@ -113,11 +115,12 @@ def gather_inputs(config: RunConfig, *, executor: Executor) -> Inputs:
         entries.append(entry)
         if fault is not None:
             faults[file.slide_id] = fault
+            progress.fail(fault)
     _refuse_copies(entries)
     if not any(entry.status is SlideStatus.PLANNED for entry in entries):
         reasons = "\n".join(f"  {entry.file.slide_id}: {entry.status}, {entry.reason}" for entry in entries[:20])
         raise InputError(f"no slide in {config.wsi_dir} can be extracted:\n{reasons}")
-    decided = _assign(entries, config=config, unreadable_targets=annotations.unreadable_targets)
+    decided = _assign(entries, config=config, annotations=annotations)
     leakage = check_leakage([entry.decision for entry in decided if entry.decision is not None])
     if leakage.n_groups_in_two_splits and not leakage.same_slide_halves:
         raise SplitError(f"{leakage.n_groups_in_two_splits} groups are in two splits: {'; '.join(leakage.details)}.")
@@ -131,7 +134,7 @@ def gather_inputs(config: RunConfig, *, executor: Executor) -> Inputs:
 
 
 def _describe_all(
-    found: FoundSlides, *, config: RunConfig, executor: Executor
+    found: FoundSlides, *, config: RunConfig, executor: Executor, progress: Progress
 ) -> tuple[dict[str, SlideInfo], dict[str, Fault]]:
     overrides = _resolution_overrides(config, slides=found.slides)
     tasks = (
@@ -147,11 +150,15 @@ def _describe_all(
     )
     infos: dict[str, SlideInfo] = {}
     faults: dict[str, Fault] = {}
+    progress.begin("describe", total=len(found.slides), unit="slides")
     for result in executor.run(tasks):
+        progress.advance(1)
         if isinstance(result.value, SlideInfo):
             infos[result.task.slide_id] = result.value
-        elif result.fault is not None:
-            faults[result.task.slide_id] = result.fault
+        else:
+            faults[result.task.slide_id] = survivable_fault(result)
+            progress.fail(faults[result.task.slide_id])
+    progress.end()
     return infos, faults
 
 
@@ -228,20 +235,19 @@ def _refuse_copies(entries: Sequence[SlideEntry]) -> None:
             )
 
 
-def _assign(
-    entries: Sequence[SlideEntry], *, config: RunConfig, unreadable_targets: Mapping[str, int]
-) -> list[SlideEntry]:
-    """Give the planned slides their splits, together with annotated slides that failed.
+def _assign(entries: Sequence[SlideEntry], *, config: RunConfig, annotations: LoadedAnnotations) -> list[SlideEntry]:
+    """Give the planned slides their splits, together with the failed slides that would take part.
 
     A failed slide keeps its place, so that mending it does not move the others to another split.
     """
+    expected = annotations.annotated | annotations.unreadable_targets.keys()
+    if config.unannotated_slides == "negative":
+        expected |= {entry.file.slide_id for entry in entries}
     planned = [
         entry
         for entry in entries
         if entry.status is SlideStatus.PLANNED
-        or (
-            entry.status is SlideStatus.FAILED and (len(entry.annotations) or entry.file.slide_id in unreadable_targets)
-        )
+        or (entry.status is SlideStatus.FAILED and entry.file.slide_id in expected)
     ]
     table = None if config.group_csv is None else read_pairs(config.group_csv, header=("slide", "group"))
     groups = group_slides([entry.file for entry in planned], regex=config.group_regex, table=table)
@@ -250,7 +256,7 @@ def _assign(
             slide_id=entry.file.slide_id,
             file_name=entry.file.path.name,
             group=groups[entry.file.slide_id],
-            n_targets=unreadable_targets.get(entry.file.slide_id, entry.annotations.count(Role.TARGET)),
+            n_targets=annotations.unreadable_targets.get(entry.file.slide_id, entry.annotations.count(Role.TARGET)),
         )
         for entry in planned
     ]

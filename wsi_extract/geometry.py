@@ -60,19 +60,11 @@ class Scale:
             raise ValueError(f"a scale must be positive and finite, got {self.x} x {self.y}")
 
 
-def l0_from_out_origin(o_out: int, *, scale: float) -> int:
-    """Return the level-0 pixel from which the patch at grid origin ``o_out`` is read, on one axis.
+def l0_from_out_origins(origins_out: IntArray, *, scale: Scale) -> IntArray:
+    """Convert grid origins ``(N, 2)``, columns (x, y), to the level-0 pixels they are read from.
 
     The floor, also below zero, where ``int()`` would round towards the slide.
-
-    >>> l0_from_out_origin(-1, scale=2.5)
-    -3
     """
-    return math.floor(o_out * scale)
-
-
-def l0_from_out_origins(origins_out: IntArray, *, scale: Scale) -> IntArray:
-    """Convert grid origins ``(N, 2)``, columns (x, y), to the level-0 pixels they are read from."""
     factors = np.array([scale.x, scale.y], dtype=np.float64)
     return np.floor(origins_out * factors).astype(np.int64)
 

@@ -331,16 +331,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRecord:
-    """What a finished block reports: counts and a digest, a few hundred bytes."""
+    """What a finished block reports to the driver; everything else is in its record on disk."""
 
     slide_id: str
     index: int
     n_patches: int
-    n_bytes: int
-    n_labels: int
-    n_crowd: int
-    digest: str
-    """SHA-256 of the block's record on disk, which holds the digest of every patch."""
 
 
 class FaultClass(StrEnum):

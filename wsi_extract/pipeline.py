@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from wsi_extract.claim import claim_folder
 from wsi_extract.config import RunConfig, SplitMode
 from wsi_extract.errors import IntegrityError
-from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan, survivable_fault
+from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan
 from wsi_extract.finish import Finished, SlideOutcome, finish_run
 from wsi_extract.gather import Inputs, SlideEntry, SlideStatus, gather_inputs
 from wsi_extract.geometry import Rect
@@ -36,7 +36,7 @@ from wsi_extract.preflight import (
 )
 from wsi_extract.splits import LeakageReport, half_domains, overlaps_between_splits
 from wsi_extract.survey import SurveyJob, survey_slide
-from wsi_extract.tasks import Executor, Task
+from wsi_extract.tasks import Executor, Task, survivable_fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +66,13 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
         When the output folder belongs to another run.
     """
     started = datetime.now(UTC)
-    inputs = gather_inputs(config, executor=executor)
+    inputs = gather_inputs(config, executor=executor, progress=reporter)
     reporter.show_inputs(inputs)
     needed_bytes = check_memory(config, inputs, executor=executor)
     description = describe_run(config, inputs)
     if not config.dry_run:
-        claim_folder(config.output_dir, description=description, fresh=config.fresh)
+        failed = [entry.file.slide_id for entry in inputs.entries if entry.status is SlideStatus.FAILED]
+        claim_folder(config.output_dir, description=description, failed=failed, fresh=config.fresh)
     surveys, faults = _survey(config, inputs, executor=executor, reporter=reporter)
     plan = RunPlan(
         inputs=inputs,
@@ -83,13 +84,14 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     reporter.show_plan(plan)
     if config.dry_run:
         return RunResult(plan=plan, finished=None)
+    leakage = _prove_no_overlap(config, plan)
     outcomes = _extract(config, plan, executor=executor, reporter=reporter)
     seconds = (datetime.now(UTC) - started).total_seconds()
     finished = finish_run(
         config,
         inputs=inputs,
         outcomes=outcomes,
-        leakage=_prove_no_overlap(config, plan),
+        leakage=leakage,
         run={"started": started.isoformat(), "seconds": round(seconds, 3), **surroundings(config, executor)},
     )
     reporter.show_finished(finished, inputs=inputs, seconds=seconds)
@@ -141,7 +143,8 @@ def _survey(
         if isinstance(result.value, SurveyRecord):
             surveys[result.task.slide_id] = result.value
         else:
-            faults[result.task.slide_id] = survivable_fault(result, reporter=reporter)
+            faults[result.task.slide_id] = survivable_fault(result)
+            reporter.fail(faults[result.task.slide_id])
     reporter.end()
     return surveys, faults
 

@@ -14,7 +14,7 @@ import numpy as np
 from wsi_extract.errors import IntegrityError
 from wsi_extract.files import canonical_json, sha256_of, write_atomically
 from wsi_extract.geometry import Scale
-from wsi_extract.model import PatchTable, SlidePlan, Split, SplitAccount, TissueMask
+from wsi_extract.model import AnnotationTable, PatchTable, SlidePlan, Split, SplitAccount, TissueMask
 
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What NumPy and zipfile raise for damaged archives, as found by flipping every bit of one."""
@@ -44,7 +44,7 @@ class SurveyRecord:
 
     @classmethod
     def from_json(cls, document: dict[str, object]) -> SurveyRecord:
-        """Rebuild a record from `to_json`; the caller has checked the digest of the file."""
+        """Rebuild a record from `to_json`; raises KeyError, TypeError or ValueError for anything else."""
         values = dict(document)
         accounts = values.pop("accounts")
         scale = values.pop("mask_l0_per_px_xy")
@@ -59,9 +59,18 @@ class SurveyRecord:
 
 def digest_of_plan(plan: SlidePlan, *, job_key: str) -> str:
     """Return the SHA-256 over the job key and all columns of the plan."""
-    digest = hashlib.sha256(job_key.encode())
-    for column in fields(PatchTable):
-        values = getattr(plan.patches, column.name)
+    return _digest_of_columns(plan.patches, start=job_key.encode())
+
+
+def digest_of_annotations(annotations: AnnotationTable) -> str:
+    """Return the SHA-256 over all columns of the table."""
+    return _digest_of_columns(annotations, start=b"")
+
+
+def _digest_of_columns(table: AnnotationTable | PatchTable, *, start: bytes) -> str:
+    digest = hashlib.sha256(start)
+    for column in fields(table):
+        values = getattr(table, column.name)
         digest.update(canonical_json([column.name, str(values.dtype), list(values.shape)]))
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

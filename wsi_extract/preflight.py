@@ -16,7 +16,7 @@ from wsi_extract.config import RunConfig, Sampling
 from wsi_extract.errors import ConfigError, EnvironmentFaultError
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.gather import Inputs, SlideEntry
-from wsi_extract.plans import SurveyRecord
+from wsi_extract.plans import SurveyRecord, digest_of_annotations
 from wsi_extract.resolution import choose_overview
 from wsi_extract.sampling import SamplingOptions, stride_from_overlap
 from wsi_extract.slides import openslide_version
@@ -26,6 +26,8 @@ from wsi_extract.tasks import Executor
 PNG_SHARE_OF_RAW = 0.75
 """Bytes of a PNG of stained tissue per raw byte; for estimates only."""
 DISK_RESERVE = 1.1
+PIXEL_LIBRARIES = ("openslide", "openslide-python", "opencv-python-headless", "pillow", "numpy")
+"""Libraries whose version may change the bytes that are written."""
 
 
 def check_memory(config: RunConfig, inputs: Inputs, *, executor: Executor) -> int:
@@ -64,11 +66,13 @@ def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:
     return {
         "program": f"wsi_extract {wsi_extract.__version__}",
         "settings": config.output_settings(),
+        "libraries": {name: text for name, text in _versions().items() if name in PIXEL_LIBRARIES},
         "annotations": inputs.annotations.source.sha256,
         "slides": {
             entry.file.slide_id: {
                 "fingerprint": entry.info.fingerprint,
                 "um_per_px_xy": None if entry.info.um_per_px_xy is None else list(entry.info.um_per_px_xy),
+                "annotations": digest_of_annotations(entry.annotations),
                 "splits": [split.value for split in entry.decision.splits],
             }
             for entry in inputs.planned
@@ -128,20 +132,23 @@ def check_disk(output_dir: Path, *, n_bytes: int) -> None:
         )
 
 
-def surroundings(config: RunConfig, executor: Executor) -> dict[str, object]:
-    """Return what differs from run to run without touching the data, for the manifest."""
-    packages = ("numpy", "opencv-python-headless", "pillow", "openslide-python", "dask", "distributed")
+def _versions() -> dict[str, str]:
     versions = {"wsi_extract": wsi_extract.__version__, "openslide": openslide_version()}
-    for package in packages:
+    for package in ("numpy", "opencv-python-headless", "pillow", "openslide-python", "dask", "distributed"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "unknown"
+    return versions
+
+
+def surroundings(config: RunConfig, executor: Executor) -> dict[str, object]:
+    """Return what differs from run to run without touching the data, for the manifest."""
     return {
         "n_workers": executor.n_workers,
         "wsi_dir": str(config.wsi_dir),
         "annotation_file": str(config.annotation_json),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "versions": versions,
+        "versions": _versions(),
     }

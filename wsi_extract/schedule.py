@@ -7,16 +7,28 @@ number of slides and a dying worker takes few tasks with it.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import cv2
 import dask
 from dask.delayed import delayed
-from distributed import Client, Future, LocalCluster, WorkerPlugin, as_completed, get_worker, performance_report
+from distributed import (
+    Client,
+    Future,
+    KilledWorker,
+    LocalCluster,
+    WorkerPlugin,
+    as_completed,
+    get_worker,
+    performance_report,
+)
 
 import wsi_extract
 from wsi_extract.errors import EnvironmentFaultError
@@ -27,7 +39,8 @@ from wsi_extract.tasks import Task, TaskResult, attempt
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that no worker waits, few enough that a dying one takes few along."""
-PLUGIN = "wsi-extract-slides"
+TOKEN_DIGITS = 8
+"""Of the random part of names on the cluster: two runs on one scheduler must not meet."""
 
 DASK_SETTINGS: dict[str, Any] = {
     # Managed memory is near zero here, so spilling would only add a second way to fail.
@@ -55,22 +68,27 @@ NETWORK_SETTINGS: dict[str, Any] = {
 class SlidesPlugin(WorkerPlugin):
     """Gives each worker process its slide handles, and keeps native libraries to one thread."""
 
-    name = PLUGIN
     slides: SlideCache
+
+    def __init__(self, *, name: str) -> None:
+        self.name = name
 
     def setup(self, worker: Any) -> None:
         """Open the process's slide cache."""
         cv2.setNumThreads(0)
         self.slides = SlideCache()
+        if threading.current_thread() is threading.main_thread():
+            # Ctrl-C reaches every process of the terminal; the driver decides what it means.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def teardown(self, worker: Any) -> None:
         """Close all slides."""
         self.slides.close()
 
 
-def _attempt_on_worker(task: Task) -> tuple[object, Fault | None]:
+def _attempt_on_worker(task: Task, plugin_name: str) -> tuple[object, Fault | None]:
     """Run the task in a worker; its item stays there."""
-    plugin = get_worker().plugins[PLUGIN]
+    plugin = get_worker().plugins[plugin_name]
     assert isinstance(plugin, SlidesPlugin)
     result = attempt(task, plugin.slides)
     return result.value, result.fault
@@ -81,6 +99,8 @@ class DaskExecutor:
     """Runs tasks on the workers of a Dask cluster, with a bounded number in flight."""
 
     client: Client
+    token: str
+    """Random part of the keys: Dask takes two tasks of one key for the same, also from different runs."""
     n_workers: int
     worker_memory_bytes: int
 
@@ -117,10 +137,15 @@ class DaskExecutor:
         The dashboard cuts a key at the first word that is not purely alphabetic: one bar per stage, one group per
         slide. Slide names must not enter the key.
         """
-        key = (f"{task.stage}-s{task.slide_ordinal:07d}", task.index)
-        lazy = delayed(_attempt_on_worker, pure=False, traverse=False)(task, dask_key_name=key)
+        key = (f"{task.stage}-s{task.slide_ordinal:07d}-{self.token}", task.index)
+        run_task = delayed(_attempt_on_worker, pure=False, traverse=False)
+        lazy = run_task(task, _plugin_name(self.token), dask_key_name=key)
         future: Future[Any] = self.client.compute(lazy, optimize_graph=False)
         return future
+
+
+def _plugin_name(token: str) -> str:
+    return f"wsi-extract-slides-{token}"
 
 
 def _result_of(future: Future[Any], task: Task) -> TaskResult:
@@ -129,6 +154,8 @@ def _result_of(future: Future[Any], task: Task) -> TaskResult:
         value, fault = future.result()
         return TaskResult(task=task, value=value, fault=fault)
     error = future.exception() if future.status == "error" else None
+    if error is not None and not isinstance(error, KilledWorker):
+        raise error  # tasks hand their errors back as values: this one is ours
     lost = Fault(
         slide_id=task.slide_id,
         stage=task.stage,
@@ -215,14 +242,21 @@ def dask_executor(
     report_path
         Where the report is written at the end; ``None`` writes none.
     """
-    client.register_plugin(SlidesPlugin())
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    n_threads = sum(worker["nthreads"] for worker in workers)
-    if n_threads == 0:
+    if not workers:
         raise EnvironmentFaultError("the Dask cluster has no workers.", "Check their logs.")
+    if any(worker["nthreads"] != 1 for worker in workers):
+        raise EnvironmentFaultError(
+            "the workers of the Dask cluster run several threads each, which slide handles do not allow.",
+            "Start them with one thread per process: dask worker --nthreads 1 --nworkers auto.",
+        )
     if worker_memory_bytes is None:
         worker_memory_bytes = min(int(worker["memory_limit"] or memory_bytes()) for worker in workers)
-    executor = DaskExecutor(client=client, n_workers=n_threads, worker_memory_bytes=worker_memory_bytes)
+    token = uuid4().hex[:TOKEN_DIGITS]
+    client.register_plugin(SlidesPlugin(name=_plugin_name(token)))
+    executor = DaskExecutor(client=client, token=token, n_workers=len(workers), worker_memory_bytes=worker_memory_bytes)
     with performance_report(filename=str(report_path), mode="inline") if report_path is not None else nullcontext():
         yield executor
-        client.unregister_worker_plugin(PLUGIN)
+    # Not after a failure: tasks may still be running, and they need their slides.
+    with suppress(OSError, ValueError, TimeoutError):
+        client.unregister_worker_plugin(_plugin_name(token))

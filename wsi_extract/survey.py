@@ -6,17 +6,17 @@ coordinates. Runs in any process, knows nothing of Dask, and returns a small rec
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_extract.blocks import MAX_MASK_PX
+from wsi_extract.errors import IntegrityError
 from wsi_extract.files import pretty_json, write_atomically
 from wsi_extract.geometry import Rect
 from wsi_extract.layout import plan_path, survey_path
 from wsi_extract.model import AnnotationTable, OutputFrame, SlideInfo, Split, TissueMask
-from wsi_extract.plans import SurveyRecord, digest_of_plan, job_key, write_plan
+from wsi_extract.plans import SurveyRecord, digest_of_annotations, digest_of_plan, job_key, read_patches, write_plan
 from wsi_extract.sampling import SamplingOptions, plan_slide
 from wsi_extract.slides import OpenedSlide, SlideCache, read_overview
 from wsi_extract.tissue import TissueMethod, segment_tissue
@@ -56,8 +56,8 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
     key = _key_of(job)
     slide_id = job.slide.slide_id
     if job.output_dir is not None:
-        known = read_survey(job.output_dir, slide_id=slide_id)
-        if known is not None and known.job_key == key:
+        known = _read_finished(job.output_dir, slide_id=slide_id, key=key)
+        if known is not None:
             return known
     tissue = mask_tissue(
         slides.get(job.slide), job.slide, method=job.tissue_method, mask_magnification=job.mask_magnification
@@ -83,6 +83,18 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
         write_plan(plan_path(job.output_dir, slide_id=slide_id), plan, tissue=tissue)
         write_atomically(survey_path(job.output_dir, slide_id=slide_id), pretty_json(record.to_json()))
     return record
+
+
+def _read_finished(output_dir: Path, *, slide_id: str, key: str) -> SurveyRecord | None:
+    """Return the record of the same job done earlier, if its plan is there and whole."""
+    known = read_survey(output_dir, slide_id=slide_id)
+    if known is None or known.job_key != key:
+        return None
+    try:
+        read_patches(plan_path(output_dir, slide_id=slide_id), record=known)
+    except IntegrityError:
+        return None
+    return known
 
 
 def read_survey(output_dir: Path, *, slide_id: str) -> SurveyRecord | None:
@@ -124,9 +136,6 @@ def readable_domains(job: SurveyJob) -> tuple[tuple[Split, Rect], ...]:
 
 
 def _key_of(job: SurveyJob) -> str:
-    annotations = hashlib.sha256()
-    for column in fields(AnnotationTable):
-        annotations.update(getattr(job.annotations, column.name).tobytes())
     return job_key(
         {
             "run": job.run_key,
@@ -134,6 +143,6 @@ def _key_of(job: SurveyJob) -> str:
             "fingerprint": job.slide.fingerprint,
             "frame": asdict(job.frame),
             "domains": [[split.value, asdict(rect)] for split, rect in job.domains],
-            "annotations": annotations.hexdigest(),
+            "annotations": digest_of_annotations(job.annotations),
         }
     )

@@ -61,6 +61,39 @@ class Executor(Protocol):
         ...
 
 
+class Progress(Protocol):
+    """Shows how far a stage is, to a person or to nobody."""
+
+    def begin(self, stage: str, *, total: int, unit: str) -> None:
+        """Start a stage of ``total`` units."""
+
+    def advance(self, n_units: int) -> None:
+        """Note that units of the current stage are done."""
+
+    def fail(self, fault: Fault) -> None:
+        """Show a failure that the run survives."""
+
+    def end(self) -> None:
+        """Finish the current stage."""
+
+
+def survivable_fault(result: TaskResult) -> Fault:
+    """Return the fault of a task when it costs one slide only.
+
+    Raises
+    ------
+    EnvironmentFaultError, IntegrityError
+        When the machine or the output folder failed, not the slide.
+    """
+    fault = result.fault
+    assert fault is not None
+    if fault.fault_class is FaultClass.ENVIRONMENT:
+        raise EnvironmentFaultError(f"{fault.stage} of slide {fault.slide_id}: {fault.message}.", fault.remedy)
+    if fault.fault_class is FaultClass.INTEGRITY:
+        raise IntegrityError(f"{fault.stage} of slide {fault.slide_id}: {fault.message}", fault.remedy)
+    return fault
+
+
 def fault_from(error: Exception, *, slide_id: str, stage: str) -> Fault:
     """Turn an error raised by a task into a value, and decide whose fault it is."""
     message, remedy, fault_class = str(error), "", FaultClass.SLIDE

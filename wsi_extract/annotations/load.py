@@ -203,22 +203,28 @@ def _build_tables(
     }
 
 
+def _live_rows(source: SourceFile) -> BoolArray:
+    """Return the annotations that show that somebody looked at their slide."""
+    live: BoolArray = ~source.rows.is_deleted & (source.rows.kind != SourceKind.SPECIAL_SPOT)
+    return live
+
+
 def _find_annotated(source: SourceFile, *, match: _Match, slides: Sequence[SlideInfo]) -> frozenset[str]:
-    rows = source.rows
-    counts = ~rows.is_deleted & (rows.kind != SourceKind.SPECIAL_SPOT)
-    found = np.unique(match.found_row[counts]).tolist()
+    found = np.unique(match.found_row[_live_rows(source)]).tolist()
     return frozenset(slides[row].slide_id for row in found if NO_SLIDE < row < len(slides))
 
 
 def _count_unreadable_targets(
-    match: _Match, *, reasons: CodeArray, roles: CodeArray, n_readable: int, unreadable: Sequence[SlideFile]
+    source: SourceFile, *, match: _Match, is_target: BoolArray, first_row: int, unreadable: Sequence[SlideFile]
 ) -> dict[str, int]:
-    rows = (reasons == REASONS.index(Reason.UNREADABLE_SLIDE)) & (match.found_row >= n_readable)
-    return {
-        slide.slide_id: int(np.count_nonzero(roles[rows & (match.found_row == row)] == Role.TARGET))
-        for row, slide in enumerate(unreadable, n_readable)
-        if np.any(rows & (match.found_row == row))
-    }
+    """Return the number of targets of each unreadable slide that has any live annotation."""
+    live = _live_rows(source)
+    counts = {}
+    for row, slide in enumerate(unreadable, first_row):
+        on_slide = match.found_row == row
+        if np.any(live & on_slide):
+            counts[slide.slide_id] = int(np.count_nonzero(is_target & on_slide))
+    return counts
 
 
 def _reconcile(
@@ -330,7 +336,11 @@ def load_annotations(
         tables=_build_tables(source, kept=kept, boxes_l0=boxes_l0, roles=roles, match=match, slides=slides),
         annotated=_find_annotated(source, match=match, slides=slides),
         unreadable_targets=_count_unreadable_targets(
-            match, reasons=reasons, roles=roles, n_readable=len(slides), unreadable=unreadable
+            source,
+            match=match,
+            is_target=(reasons == REASONS.index(Reason.UNREADABLE_SLIDE)) & (roles == Role.TARGET),
+            first_row=len(slides),
+            unreadable=unreadable,
         ),
         classes=classes,
         reconciliation=reconciliation,

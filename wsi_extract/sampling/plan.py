@@ -25,7 +25,7 @@ from wsi_extract.sampling.draft import QUOTA_KINDS, Draft, account_of, requested
 from wsi_extract.sampling.grid import grid_origins
 from wsi_extract.sampling.law import effective_shares, quotas
 from wsi_extract.sampling.options import SamplingOptions
-from wsi_extract.sampling.random_draw import draw_random
+from wsi_extract.sampling.random_draw import NO_TISSUE, draw_random
 from wsi_extract.sampling.randomness import Stream
 from wsi_extract.sampling.tissue_rule import TissueRule
 
@@ -132,7 +132,7 @@ def _draft_grid(scene: _Scene) -> Draft:
         requested_kind=kind,
         anchor_row=np.full(len(origins), NO_ANCHOR, dtype=np.int64),
         n_infeasible_anchors=0,
-        missing_reason="",
+        missing_reason="" if len(origins) else NO_TISSUE if scene.has_room else SLIDE_SMALLER_THAN_PATCH,
     )
 
 

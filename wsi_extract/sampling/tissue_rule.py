@@ -1,7 +1,7 @@
 """Which origins a random or grid patch may have: enough tissue, and no target where none is wanted.
 
-`is_admissible` is the rule. `admissible_map` answers it for a whole square of origins at once and gives the same
-answers: cells of origins whose windows all lie, or all do not lie, on enough tissue are settled by one look.
+`is_admissible` is the rule. `tissue_map` and `clear_unwanted` answer it for a whole square of origins at once and give
+the same answers: cells of origins whose windows all lie, or all do not lie, on enough tissue are settled by one look.
 """
 
 from __future__ import annotations

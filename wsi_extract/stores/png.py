@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.files import TEMPORARY_SUFFIX, fsync_folder, make_folder, sha256_of
+from wsi_extract.files import fsync_folder, make_folder, sha256_of, temporary_beside
 
 SYNC_THREADS = 16
 """The file system commits what waits together at once: 256 files take 0.05 s with 16 threads, 0.9 s one by one."""
@@ -84,7 +84,7 @@ def write_patches(folder: Path, patches: Iterable[tuple[str, RgbImage]]) -> list
             data = encode_png(rgb)
             path = folder / file_name
             make_folder(path.parent)
-            temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+            temporary = temporary_beside(path)
             pending.append((temporary, path))
             temporary.write_bytes(data)
             stored.append(StoredPatch(file_name=file_name, n_bytes=len(data), sha256=sha256_of(data)))

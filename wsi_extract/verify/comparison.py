@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 
-from wsi_extract.layout import DASK_REPORT, MANIFEST
+from wsi_extract.layout import DASK_REPORT, MANIFEST, record_path, split_folder
+from wsi_extract.model import Split
 from wsi_extract.verify.findings import AuditReport, Check, Findings, read_json_object
 from wsi_extract.verify.patch_files import files_below
 
@@ -24,7 +25,8 @@ CHUNK_BYTES = 1 << 20
 def compare(first: Path, second: Path) -> AuditReport:
     """Compare two output folders byte for byte, and report every file that differs.
 
-    Reports are left out; the manifests are compared as JSON without `IGNORED_KEYS`.
+    Reports are left out, and so is what was written of slides that failed, which depends on when they failed; the
+    manifests are compared as JSON without `IGNORED_KEYS`.
 
     Parameters
     ----------
@@ -60,9 +62,24 @@ def compare(first: Path, second: Path) -> AuditReport:
 
 
 def _compared_files(folder: Path) -> Iterator[str]:
+    ignored = (*IGNORED_FOLDERS, *_folders_of_failed_slides(folder))
     for name in files_below(folder):
-        if name not in IGNORED_FILES and not name.startswith(IGNORED_FOLDERS):
+        if name not in IGNORED_FILES and not name.startswith(ignored):
             yield name
+
+
+def _folders_of_failed_slides(folder: Path) -> Iterator[str]:
+    try:
+        slides = read_json_object(folder / MANIFEST)["slides"]
+        if not isinstance(slides, list):
+            return
+        failed = [slide["slide_id"] for slide in slides if slide["status"] == "failed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a damaged manifest is a difference of its own
+    for slide_id in failed:
+        yield record_path(Path(), slide_id=slide_id, index=0).parent.as_posix() + "/"
+        for split in Split:
+            yield f"{split_folder(split)}/{slide_id}/"
 
 
 def find_difference(first: Path, second: Path) -> str:

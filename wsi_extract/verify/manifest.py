@@ -231,5 +231,5 @@ def _complete_slide_problems(slide: ManifestSlide) -> Iterator[str]:
         n_planned = sum(account.n_planned.values())
         if account.n_asked != n_planned + account.n_missing:
             yield f"{account.split}: {account.n_asked} asked for, but {n_planned} planned + {account.n_missing} missing"
-        if (account.n_missing > 0) != bool(account.missing_reason):
+        if (account.n_missing > 0 or account.n_asked == 0) != bool(account.missing_reason):
             yield f"{account.split}: {account.n_missing} patches missing, reason {account.missing_reason!r}"
