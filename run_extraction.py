@@ -143,7 +143,10 @@ def extract(config: RunConfig) -> int:
 
     reporter = ConsoleReporter(config, console=make_console())
     with open_executor(config) as executor:
-        result = run(config, executor=executor, reporter=reporter)
+        try:
+            result = run(config, executor=executor, reporter=reporter)
+        finally:
+            reporter.close()
     return EXIT_PARTIAL if result.has_failures and config.on_partial == "fail" else 0
 
 

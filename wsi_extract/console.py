@@ -105,11 +105,16 @@ class ConsoleReporter:
     def end(self) -> None:
         """Finish the current stage."""
         if self.progress is not None:
-            self.progress.stop()
-            self.progress = self.bar = None
+            self.close()
         else:
             seconds = time.monotonic() - self.started_s
             self.console.print(f"{self.stage}: {self.done:,} of {self.total:,} done in {seconds:.1f} s, {self._note()}")
+
+    def close(self) -> None:
+        """Take the progress bar off the terminal, also when the stage was interrupted."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = self.bar = None
 
     def show_inputs(self, inputs: Inputs) -> None:
         """Show slides, classes, reconciliation and splits."""
