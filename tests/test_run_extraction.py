@@ -15,6 +15,7 @@ import pytest
 import run_extraction
 from tests.helpers_run import Inputs, content_of, make_inputs, read_manifest
 from wsi_extract.config import RunConfig
+from wsi_extract.verify import audit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -163,6 +164,22 @@ def test_failed_slides_give_exit_code_3_or_a_warning(
     assert code == 0
     assert "INCOMPLETE" in output
     assert json.loads((tmp_path / "out" / "errors.jsonl").read_text())["slide_id"] == "broken"
+
+
+def test_a_split_that_stays_empty_is_said_loudly(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "WSI"
+    folder.mkdir()
+    for slide in inputs.wsi_dir.iterdir():
+        (folder / slide.name).write_bytes(b"no slide" if slide.name == "slide_2.svs" else slide.read_bytes())
+    arguments = ["--wsi_dir", str(folder), *job(inputs, tmp_path / "out", "--workers", "0")[2:]]
+    code, output, _ = run_main(*arguments, "--test_slides", "slide_2.svs", capsys=capsys)
+    assert code == 3
+    assert "NO PATCHES in split test" in output
+    document = json.loads((tmp_path / "out" / "annotations" / "instances_test2017.json").read_text())
+    assert document["images"] == []
+    assert audit(tmp_path / "out").problems == ()
 
 
 def test_other_settings_give_exit_code_6(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

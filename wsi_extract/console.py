@@ -99,7 +99,8 @@ class ConsoleReporter:
         self._show_fault(fault)
 
     def _show_fault(self, fault: Fault) -> None:
-        text = f"slide {fault.slide_id} failed ({fault.stage}): {fault.message} {fault.remedy}"
+        message = fault.message.removeprefix(f"slide {fault.slide_id}: ")
+        text = f"slide {fault.slide_id} failed ({fault.stage}): {message} {fault.remedy}"
         self.console.print(Text(text.strip(), style="red"))
 
     def end(self) -> None:
@@ -218,6 +219,11 @@ class ConsoleReporter:
             f"{finished.n_written:,} of {finished.n_planned:,} planned patches, {seconds:.1f} s, "
             f"{rate:,.0f} patches/s: {self.config.output_dir}"
         )
+        meant = {split for entry in inputs.entries if entry.decision is not None for split in entry.decision.splits}
+        for split in Split:
+            if split in meant and finished.counts[split].n_images == 0:
+                text = f"NO PATCHES in split {split}: all its slides failed or yield none"
+                self.console.print(Text(text, style="bold red"))
         n_unlabelled = sum(entry.status is SlideStatus.UNLABELLED for entry in inputs.entries)
         n_skipped = sum(entry.status is SlideStatus.SKIPPED for entry in inputs.entries)
         if n_unlabelled:

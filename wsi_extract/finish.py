@@ -118,7 +118,7 @@ def finish_run(
 
 def _splits_to_write(inputs: Inputs) -> list[Split]:
     """Return train and val always, because trainers open both, and test when there are test slides."""
-    used = {split for entry in inputs.planned if entry.decision is not None for split in entry.decision.splits}
+    used = {split for entry in inputs.entries if entry.decision is not None for split in entry.decision.splits}
     return [split for split in Split if split is not Split.TEST or split in used]
 
 
