@@ -13,12 +13,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from wsi_extract.config import SECTIONS, RunConfig, load_config, parse_flag, read_extraction_object
-from wsi_extract.errors import ConfigError, WsiExtractError
+from wsi_extract.errors import ConfigError, EnvironmentFaultError, WsiExtractError
 
 if TYPE_CHECKING:
     from wsi_extract.tasks import Executor
@@ -61,6 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _metavar(name: str) -> str:
+    annotation = RunConfig.model_fields[name].annotation
+    choices = [str(choice) for choice in get_args(annotation) if isinstance(choice, str)]
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        choices = [str(member.value) for member in annotation]
+    if choices:
+        return "{" + ",".join(choices) + "}"
     kinds = {"_dir": "FOLDER", "_csv": "FILE", "_json": "FILE", "_px": "PX", "_um": "UM", "_slides": "A,B,C"}
     return next((kind for ending, kind in kinds.items() if name.endswith(ending)), "VALUE")
 
@@ -162,6 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WsiExtractError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error}. Mend that and give the same command again; finished work is kept.", file=sys.stderr)
+        return EnvironmentFaultError.exit_code
     except KeyboardInterrupt as error:
         print("interrupted; give the same command again to resume", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED

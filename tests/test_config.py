@@ -394,3 +394,16 @@ def test_the_same_mixture_in_two_spellings_is_the_same_setting() -> None:
     spelled = load(mixture=[0.1, 0.4, 0.5], annotation_types=["spot", "area"])
     named = load(mixture="ccmct", annotation_types=["area", "spot"])
     assert spelled.output_settings() == named.output_settings()
+
+
+@pytest.mark.parametrize("text", ["", " , ", "@{empty}"])
+def test_an_empty_list_of_slides_is_a_mistake(tmp_path: Path, text: str) -> None:
+    """An unset shell variable must not move the test slides into training."""
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    assert "is empty" in problems_of(lambda: parse_flag("test_slides", text.format(empty=empty)))
+
+
+def test_a_flag_takes_back_its_rival_in_the_file() -> None:
+    config = load_config({**REQUIRED, "workers": 2, "level": 1}, {"scheduler": "tcp://h:1", "mpp": 0.5})
+    assert (config.workers, config.level, config.mpp) == (None, None, 0.5)

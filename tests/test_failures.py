@@ -221,9 +221,38 @@ def test_what_a_killed_run_left_behind_is_cleared_away(inputs: Inputs, tmp_path:
     assert audit(out).is_sound
 
 
-def test_halves_without_room_say_so(inputs: Inputs, tmp_path: Path) -> None:
-    extract(inputs, tmp_path / "out", sampling="grid", split_mode="half", patch_size=512, guard_px=400)
-    for row in read_manifest(tmp_path / "out")["slides"]:
-        assert row["n_planned"] == 0
-        assert "train: patches not possible, slide_smaller_than_patch" in row["reason"]
-    assert audit(tmp_path / "out").is_sound
+def test_a_run_that_would_yield_nothing_is_refused_with_the_reasons(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="slide_1, train: patches not possible, slide_smaller_than_patch"):
+        extract(inputs, tmp_path / "out", sampling="grid", split_mode="half", patch_size=512, guard_px=400)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_dry_run_says_what_the_real_run_would_refuse(inputs: Inputs, tmp_path: Path) -> None:
+    extract(inputs, tmp_path / "out")
+    before = content_of(tmp_path / "out")
+    with pytest.raises(IntegrityError, match=r"settings\.seed"):
+        extract(inputs, tmp_path / "out", dry_run=True, seed=1)
+    extract(inputs, tmp_path / "out", dry_run=True, seed=1, fresh=True)
+    assert content_of(tmp_path / "out") == before
+
+
+class LitteringExecutor:
+    """Leaves a half-written file behind, as a worker that is killed and replaced does."""
+
+    n_workers = 1
+    worker_memory_bytes = MEMORY_BYTES
+
+    def __init__(self, slides: SlideCache, *, out: Path) -> None:
+        self.serial = SerialExecutor(slides=slides, worker_memory_bytes=MEMORY_BYTES)
+        self.out = out
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+        yield from self.serial.run(tasks)
+        for folder in self.out.glob("train2017/*"):
+            (folder / "patch.png.0123.partial").write_bytes(b"half")
+
+
+def test_a_finished_set_holds_nothing_half_written(inputs: Inputs, tmp_path: Path) -> None:
+    with SlideCache() as slides:
+        extract(inputs, tmp_path / "out", executor=LitteringExecutor(slides, out=tmp_path / "out"))
+    assert audit(tmp_path / "out").problems == ()

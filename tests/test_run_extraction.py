@@ -114,6 +114,14 @@ def test_config_file_with_unknown_keys(inputs: Inputs, tmp_path: Path, capsys: p
     assert "extraction.seed" in errors
 
 
+def test_names_with_brackets_are_shown_as_they_are(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, _ = run_main(*job(inputs, tmp_path / "o[/b][final]", "--workers", "0"), capsys=capsys)
+    assert code == 0
+    assert "o[/b][final]" in output.replace("\n", "")
+
+
 def test_flags_win_over_the_config_file(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"extraction": {"patches_per_slide": 5, "seed": 7}}))
@@ -133,6 +141,9 @@ def test_flags_win_over_the_config_file(inputs: Inputs, tmp_path: Path, capsys: 
         pytest.param({"--category_map": "Mitosis=target"}, 2, "Mitotic figure", id="map names no class"),
         pytest.param({"--scheduler": "localhost:8786"}, 2, "--scheduler", id="scheduler without protocol"),
         pytest.param({"--output_dir": str(ROOT / "README.md")}, 2, "README.md", id="output is a file"),
+        pytest.param({"--dashboard_address": "foo"}, 2, "--dashboard_address", id="dashboard without port"),
+        pytest.param({"--output_dir": str(ROOT / "README.md" / "out")}, 5, "README.md", id="output below a file"),
+        pytest.param({"--test_slides": ""}, 2, "empty", id="empty list"),
         pytest.param({"--level": "7"}, 2, "level", id="no such level"),
     ],
 )

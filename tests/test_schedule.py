@@ -172,6 +172,17 @@ def test_workers_of_several_threads_are_refused() -> None:
         pass
 
 
+def test_a_cluster_without_workers_is_not_waited_for_in_vain() -> None:
+    with (
+        local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
+        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
+    ):
+        executor.patience_s = 0.5
+        client.retire_workers(close_workers=True)
+        with pytest.raises(EnvironmentFaultError, match="no workers"):
+            list(executor.run(tasks_for(double, 3)))
+
+
 def test_a_task_that_kills_its_workers_becomes_a_fault() -> None:
     with (
         local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,

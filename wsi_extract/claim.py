@@ -34,30 +34,51 @@ def claim_folder(
     IntegrityError
         When it holds the output of a run with other settings or inputs.
     """
+    description = check_folder(output_dir, description=description, failed=failed, fresh=fresh)
+    if fresh:
+        for name in _present(output_dir):
+            _delete(output_dir / name)
+    sweep_temporaries(output_dir)
+    # From here on the folder must not look finished until it is.
+    (output_dir / MANIFEST).unlink(missing_ok=True)
+    write_atomically(run_path(output_dir), pretty_json(dict(description)))
+
+
+def check_folder(
+    output_dir: Path, *, description: Mapping[str, Any], failed: Collection[str] = (), fresh: bool
+) -> Mapping[str, Any]:
+    """Refuse a folder that `claim_folder` would refuse, without touching it; parameters and errors are the same.
+
+    Returns
+    -------
+    The description with what is known of the failed slides.
+    """
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output_dir {output_dir} is a file.", "Name a folder.")
-    known = _read_run(output_dir)
-    present = [name for name in OWNED if (output_dir / name).exists()]
+    known, present = _read_run(output_dir), _present(output_dir)
     if known is None and present:
         raise InputError(
             f"{output_dir} already holds {', '.join(present)}, not written by this program (there is no "
             f"{STATE}/run.json).",
             "Choose another --output_dir.",
         )
-    if fresh:
-        for name in present:
-            _delete(output_dir / name)
-        known = None
-    if known is not None:
-        kept = {slide_id: known["slides"][slide_id] for slide_id in known.get("slides", {}).keys() & set(failed)}
-        description = {**description, "slides": {**kept, **description["slides"]}}
-        _refuse_changes(output_dir, known=known, description=description)
-    for name in present:
+    if known is None or fresh:
+        return description
+    kept = {slide_id: known["slides"][slide_id] for slide_id in known.get("slides", {}).keys() & set(failed)}
+    description = {**description, "slides": {**kept, **description["slides"]}}
+    _refuse_changes(output_dir, known=known, description=description)
+    return description
+
+
+def sweep_temporaries(output_dir: Path) -> None:
+    """Remove what processes that were killed in the middle of a write left behind. Nothing may be writing."""
+    for name in _present(output_dir):
         for left_over in sorted((output_dir / name).rglob(f"*{TEMPORARY_SUFFIX}")):
-            left_over.unlink(missing_ok=True)  # of a process that was killed in the middle of a write
-    # From here on the folder must not look finished until it is.
-    (output_dir / MANIFEST).unlink(missing_ok=True)
-    write_atomically(run_path(output_dir), pretty_json(dict(description)))
+            left_over.unlink(missing_ok=True)
+
+
+def _present(output_dir: Path) -> list[str]:
+    return [name for name in OWNED if (output_dir / name).exists()]
 
 
 def _read_run(output_dir: Path) -> dict[str, Any] | None:

@@ -78,7 +78,9 @@ class RunConfig(BaseModel):
     output_dir: FilePath = Field(description="folder for the data set")
 
     # What is extracted
-    patches_per_slide: int = Field(100, ge=1, description="patches per slide and split (anchored sampling)")
+    patches_per_slide: int = Field(
+        100, ge=1, le=1_000_000, description="patches per slide and split (anchored sampling)"
+    )
     patch_size: int = Field(256, ge=16, le=8192, description="side of a patch, output px")
     mpp: float | None = Field(None, gt=0, description="output resolution, um per px; default: the level's own")
     level: int | None = Field(None, ge=0, description="pyramid level to read; default 0")
@@ -152,7 +154,9 @@ class RunConfig(BaseModel):
     # How the run is carried out; none of these changes the output
     workers: int | None = Field(None, ge=0, description="processes; 0: serial, without Dask; default: one per core")
     scheduler: str | None = Field(None, pattern=r"^(tcp|tls)://", description="existing Dask cluster, tcp://HOST:8786")
-    dashboard_address: str = Field("127.0.0.1:8787", description="where the local cluster's dashboard listens")
+    dashboard_address: str = Field(
+        "127.0.0.1:8787", pattern=r"^\S*:\d{1,5}$", description="where the local cluster's dashboard listens"
+    )
     worker_memory_mb: int | None = Field(
         None, ge=64, description="memory each worker may use, MB; default: its share of 85 % of the machine's"
     )
@@ -272,8 +276,12 @@ def _parse_names(text: str) -> list[str]:
             lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read the list of slides {text[1:]}: {error}.") from error
-        return [line.strip() for line in lines if line.strip()]
-    return [part.strip() for part in text.split(",") if part.strip()]
+    else:
+        lines = text.split(",")
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ConfigError(f"a list of slides is empty: {text!r}. Leave the flag out if no slide is meant.")
+    return names
 
 
 def _parse_category_map(text: str) -> object:
@@ -337,6 +345,22 @@ def read_extraction_object(path: Path) -> dict[str, object]:
     return extraction
 
 
+RIVALS = (
+    ("mpp", "level"),
+    ("stride_px", "overlap"),
+    ("point_box_um", "point_box_px"),
+    ("scheduler", "workers"),
+    ("group_regex", "group_csv"),
+)
+"""Settings that exclude each other; a flag takes back its rival in the config file."""
+
+
+def _without_rivals(file_values: Mapping[str, object], flag_values: Mapping[str, object]) -> dict[str, object]:
+    pairs = (*RIVALS, *((second, first) for first, second in RIVALS))
+    overruled = {rival for name, rival in pairs if name in flag_values}
+    return {key: value for key, value in file_values.items() if key not in overruled}
+
+
 def load_config(file_values: Mapping[str, object], flag_values: Mapping[str, object]) -> RunConfig:
     """Combine the values of a config file and of flags, flags first, into checked settings.
 
@@ -347,7 +371,7 @@ def load_config(file_values: Mapping[str, object], flag_values: Mapping[str, obj
     """
     origin = {key: f"--{key}" for key in flag_values}
     try:
-        return RunConfig.model_validate_json(json.dumps({**file_values, **flag_values}))
+        return RunConfig.model_validate_json(json.dumps({**_without_rivals(file_values, flag_values), **flag_values}))
     except ValidationError as error:
         problems = [_describe_problem(problem, origin=origin) for problem in error.errors()]
         lines = "\n".join(f"  {line}" for line in dict.fromkeys(problems))

@@ -26,8 +26,8 @@ MAX_SLIDES_SHOWN = 40
 
 def make_console() -> Console:
     """Return a console for standard output."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=LOG_WIDTH)
+    console = Console(highlight=False, markup=False)  # names of files may hold brackets
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=LOG_WIDTH)
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -166,29 +166,10 @@ class ConsoleReporter:
     def show_plan(self, plan: RunPlan) -> None:
         """Show what is going to be extracted."""
         accounts = [account for record in plan.surveys.values() for account in record.accounts]
-        rows = []
-        for split in Split:
-            of_split = [account for account in accounts if account.split is split]
-            if not of_split:
-                continue
-            kinds = [sum(account.n_planned.get(kind.label, 0) for account in of_split) for kind in PatchKind]
-            moved = sum(sum(account.moved_to_random.values()) for account in of_split)
-            missing = sum(account.n_missing for account in of_split)
-            groups = {e.decision.group for e in plan.inputs.planned if e.decision and split in e.decision.splits}
-            infeasible = sum(account.n_infeasible_anchors for account in of_split)
-            rows.append((split.value, len(of_split), len(groups), *kinds, sum(kinds), moved, missing, infeasible))
-        kind_columns = [f"#{kind.label}" for kind in PatchKind]
-        columns = (
-            "split",
-            "#slides",
-            "#groups",
-            *kind_columns,
-            "#patches",
-            "#moved to random",
-            "#missing",
-            "#anchors without room",
-        )
-        self._print_table(make_table("Plan", columns, rows))
+        splits = [split for split in Split if any(account.split is split for account in accounts)]
+        columns = [self._count_plan(plan, split=split) for split in splits]
+        rows = [(name, *(column[name] for column in columns)) for name in (columns[0] if columns else ())]
+        self._print_table(make_table("Plan", ("", *(f"#{split}" for split in splits)), rows))
         for record in plan.surveys.values():
             for account in record.accounts:
                 if account.missing_reason:
@@ -199,6 +180,22 @@ class ConsoleReporter:
         )
         if self.config.dry_run:
             self.console.print("dry run: nothing was written")
+
+    @staticmethod
+    def _count_plan(plan: RunPlan, *, split: Split) -> dict[str, int]:
+        """Return the numbers of one split, by their names."""
+        accounts = [a for record in plan.surveys.values() for a in record.accounts if a.split is split]
+        groups = {e.decision.group for e in plan.inputs.planned if e.decision and split in e.decision.splits}
+        kinds = {f"{kind.label} patches": sum(a.n_planned.get(kind.label, 0) for a in accounts) for kind in PatchKind}
+        return {
+            "slides": len(accounts),
+            "groups": len(groups),
+            **kinds,
+            "patches": sum(kinds.values()),
+            "moved to random": sum(sum(account.moved_to_random.values()) for account in accounts),
+            "not possible": sum(account.n_missing for account in accounts),
+            "anchors without room": sum(account.n_infeasible_anchors for account in accounts),
+        }
 
     def show_finished(self, finished: Finished, *, inputs: Inputs, seconds: float) -> None:
         """Show what was written and what is missing."""

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from wsi_extract.claim import claim_folder
+from wsi_extract.claim import check_folder, claim_folder, sweep_temporaries
 from wsi_extract.config import RunConfig, SplitMode
-from wsi_extract.errors import IntegrityError
+from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan
-from wsi_extract.finish import Finished, SlideOutcome, finish_run
+from wsi_extract.finish import Finished, SlideOutcome, describe_shortfall, finish_run
 from wsi_extract.gather import Inputs, SlideEntry, SlideStatus, gather_inputs
 from wsi_extract.geometry import Rect
 from wsi_extract.layout import plan_path
@@ -70,9 +70,9 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     reporter.show_inputs(inputs)
     needed_bytes = check_memory(config, inputs, executor=executor)
     description = describe_run(config, inputs)
-    if not config.dry_run:
-        failed = [entry.file.slide_id for entry in inputs.entries if entry.status is SlideStatus.FAILED]
-        claim_folder(config.output_dir, description=description, failed=failed, fresh=config.fresh)
+    failed = [entry.file.slide_id for entry in inputs.entries if entry.status is SlideStatus.FAILED]
+    claim = check_folder if config.dry_run else claim_folder
+    claim(config.output_dir, description=description, failed=failed, fresh=config.fresh)
     surveys, faults = _survey(config, inputs, executor=executor, reporter=reporter)
     plan = RunPlan(
         inputs=inputs,
@@ -82,6 +82,8 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
         worker_bytes=needed_bytes,
     )
     reporter.show_plan(plan)
+    _refuse_empty(plan)
+    check_disk(config.output_dir, n_bytes=plan.n_bytes)
     if config.dry_run:
         return RunResult(plan=plan, finished=None)
     leakage = _prove_no_overlap(config, plan)
@@ -150,13 +152,29 @@ def _survey(
 
 
 def _extract(config: RunConfig, plan: RunPlan, *, executor: Executor, reporter: Reporter) -> dict[str, SlideOutcome]:
-    check_disk(config.output_dir, n_bytes=plan.n_bytes)
     extraction = ExtractionLoop(config, plan, reporter=reporter)
     reporter.begin("extract", total=plan.n_patches, unit="patches")
     for result in executor.run(extraction.tasks()):
         extraction.take(result)
     reporter.end()
+    sweep_temporaries(config.output_dir)  # of workers that died and were replaced
     return extraction.outcomes()
+
+
+def _refuse_empty(plan: RunPlan) -> None:
+    """Refuse to go on when no slide yields a patch.
+
+    Raises
+    ------
+    InputError
+        With the reason of each slide.
+    """
+    if plan.n_patches:
+        return
+    reasons = [f"  {slide_id}: {fault.message}" for slide_id, fault in sorted(plan.faults.items())]
+    for slide_id, record in sorted(plan.surveys.items()):
+        reasons += [f"  {slide_id}, {describe_shortfall(account)}" for account in record.accounts]
+    raise InputError("no slide yields a patch:\n" + "\n".join(reasons[:20]))
 
 
 def _prove_no_overlap(config: RunConfig, plan: RunPlan) -> LeakageReport:

@@ -124,7 +124,8 @@ def check_disk(output_dir: Path, *, n_bytes: int) -> None:
     """
     written = sum(file.stat().st_size for file in output_dir.glob("*2017/*/*.png"))
     needed = max(0, n_bytes - written) * DISK_RESERVE
-    free = shutil.disk_usage(output_dir).free
+    existing = next(folder for folder in (output_dir, *output_dir.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise EnvironmentFaultError(
             f"the patches need about {needed / 1e9:.1f} GB, but {output_dir} has {free / 1e9:.1f} GB free.",

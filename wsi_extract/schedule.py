@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from wsi_extract.tasks import Task, TaskResult, attempt
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that no worker waits, few enough that a dying one takes few along."""
+POLL_S = 0.01
 TOKEN_DIGITS = 8
 """Of the random part of names on the cluster: two runs on one scheduler must not meet."""
 
@@ -103,6 +105,8 @@ class DaskExecutor:
     """Random part of the keys: Dask takes two tasks of one key for the same, also from different runs."""
     n_workers: int
     worker_memory_bytes: int
+    patience_s: float = 120.0
+    """How long the cluster may be without workers."""
 
     def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
         """Yield each result as it arrives; take new tasks only as there is room in the window."""
@@ -112,6 +116,7 @@ class DaskExecutor:
         try:
             self._fill(waiting, in_flight, arrivals)
             while in_flight:
+                self._wait(arrivals)
                 future = next(arrivals)
                 task = in_flight.pop(future)
                 result = _result_of(future, task)
@@ -121,6 +126,20 @@ class DaskExecutor:
         finally:
             for future in in_flight:
                 future.cancel()
+
+    def _wait(self, arrivals: Any) -> None:
+        """Wait until a task has ended; give up when the cluster has no workers for too long."""
+        last_seen_s = time.monotonic()
+        while not arrivals.has_ready():
+            time.sleep(POLL_S)
+            if time.monotonic() - last_seen_s < self.patience_s:
+                continue
+            if not self.client.scheduler_info(n_workers=-1)["workers"]:
+                raise EnvironmentFaultError(
+                    f"the Dask cluster has had no workers for {self.patience_s:.0f} s.",
+                    "Start workers and give the same command again; finished work is kept.",
+                )
+            last_seen_s = time.monotonic()
 
     def _fill(self, waiting: Iterator[Task], in_flight: dict[Future[Any], Task], arrivals: Any) -> None:
         while len(in_flight) < WINDOW_PER_THREAD * self.n_workers:
@@ -210,7 +229,9 @@ def existing_cluster(address: str, *, patience_s: float = 15.0) -> Iterator[Clie
 def _check_workers(client: Client, *, address: str) -> None:
     try:
         versions = client.run(_package_version)
-    except ModuleNotFoundError as error:
+    except Exception as error:
+        if "ModuleNotFoundError" not in repr(error):  # which distributed wraps into a bare Exception
+            raise
         raise EnvironmentFaultError(
             f"the workers of {address} cannot import this package: {error}.",
             "Install it there (pip install .), or start the workers in this folder.",
