@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers_config import REQUIRED, load, problems_of
 from wsi_extract.config import (
     LOCATION_FIELDS,
     MIXTURES,
@@ -22,8 +23,6 @@ from wsi_extract.config import (
     read_extraction_object,
 )
 from wsi_extract.errors import ConfigError
-
-REQUIRED: dict[str, object] = {"wsi_dir": "WSI", "annotation_json": "a.json", "output_dir": "out"}
 
 # Setting, text of the flag, value in JSON: one row per setting, or the test below fails.
 SETTINGS: dict[str, tuple[str, object]] = {
@@ -76,16 +75,6 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "dry_run": ("true", True),
     "fresh": ("true", True),
 }
-
-
-def load(**values: object) -> RunConfig:
-    return load_config(REQUIRED, values)
-
-
-def problems_of(function: Callable[[], object]) -> str:
-    with pytest.raises(ConfigError) as caught:
-        function()
-    return str(caught.value)
 
 
 # --- one name, three places ----------------------------------------------------------------------------------------
@@ -375,35 +364,3 @@ def test_config_files_that_would_be_misread_are_refused(tmp_path: Path, content:
 def test_config_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert str(tmp_path / "none.json") in problems_of(lambda: read_extraction_object(tmp_path / "none.json"))
     assert str(tmp_path) in problems_of(lambda: read_extraction_object(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("values", "named"),
-    [
-        pytest.param({"overlap": 0.999, "patch_size": 256}, "no step", id="overlap without step"),
-        pytest.param({"overlap": 0.5, "stride_px": 64}, "stride_px and overlap", id="two steps"),
-        pytest.param({"point_box_px": 40.0, "point_box_um": 10.0}, "point_box_um and point_box_px", id="two box sizes"),
-        pytest.param({"scheduler": "tcp://h:1", "workers": 0}, "scheduler and workers", id="cluster and no cluster"),
-    ],
-)
-def test_settings_that_exclude_each_other(values: dict[str, object], named: str) -> None:
-    assert named in problems_of(lambda: load(**values))
-
-
-def test_the_same_mixture_in_two_spellings_is_the_same_setting() -> None:
-    spelled = load(mixture=[0.1, 0.4, 0.5], annotation_types=["spot", "area"])
-    named = load(mixture="ccmct", annotation_types=["area", "spot"])
-    assert spelled.output_settings() == named.output_settings()
-
-
-@pytest.mark.parametrize("text", ["", " , ", "@{empty}"])
-def test_an_empty_list_of_slides_is_a_mistake(tmp_path: Path, text: str) -> None:
-    """An unset shell variable must not move the test slides into training."""
-    empty = tmp_path / "empty.txt"
-    empty.write_text("\n")
-    assert "is empty" in problems_of(lambda: parse_flag("test_slides", text.format(empty=empty)))
-
-
-def test_a_flag_takes_back_its_rival_in_the_file() -> None:
-    config = load_config({**REQUIRED, "workers": 2, "level": 1}, {"scheduler": "tcp://h:1", "mpp": 0.5})
-    assert (config.workers, config.level, config.mpp) == (None, None, 0.5)
