@@ -55,6 +55,7 @@ def test_the_users_job_runs_from_any_folder(inputs: Inputs, tmp_path: Path) -> N
     assert process.returncode == 0, errors
     assert errors == ""
     assert "36 of 36 planned patches" in output
+    assert "3 of 3 slides" in output
     assert read_manifest(tmp_path / "out")["status"] == "complete"
 
 

@@ -49,6 +49,7 @@ class ConsoleReporter:
         self.progress: Progress | None = None
         self.bar: TaskID | None = None
         self.stage, self.unit = "", ""
+        self.slides = ""
         self.total = self.done = self.n_failed = 0
         self.started_s = self.line_s = 0.0
 
@@ -91,7 +92,11 @@ class ConsoleReporter:
     def _note(self) -> str:
         failures = f", failed slides: {self.n_failed}" if self.n_failed else ""
         rate = self._rate_per_s()
-        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s{failures}"
+        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s{self.slides}{failures}"
+
+    def count_slides(self, n_done: int, *, total: int) -> None:
+        """Note how many slides of the extraction are complete."""
+        self.slides = f", {n_done:,} of {total:,} slides"
 
     def fail(self, fault: Fault) -> None:
         """Show a failure that the run survives."""
@@ -241,6 +246,9 @@ class SilentReporter:
 
     def advance(self, n_units: int) -> None:
         """Ignore progress."""
+
+    def count_slides(self, n_done: int, *, total: int) -> None:
+        """Ignore the slides."""
 
     def fail(self, fault: Fault) -> None:
         """Ignore a failure; it is in the result."""

@@ -43,6 +43,9 @@ class RunPlan:
 class Reporter(Progress, Protocol):
     """Shows a run to a person, or to nobody."""
 
+    def count_slides(self, n_done: int, *, total: int) -> None:
+        """Note how many slides of the extraction are complete."""
+
     def show_inputs(self, inputs: Inputs) -> None:
         """Show slides, classes, reconciliation and splits."""
 
@@ -63,6 +66,8 @@ class ExtractionLoop:
         self.faults: dict[str, Fault] = dict(plan.faults)
         self.fault_index: dict[str, int] = {}
         self.n_blocks: dict[str, int] = {}
+        self.n_left = {slide_id: record.n_patches for slide_id, record in plan.surveys.items()}
+        """Patches each slide still lacks."""
         self.rules = LabelRules(
             label_hard_negatives=config.label_hard_negatives,
             label_visible_fraction=config.label_visible_fraction,
@@ -82,7 +87,7 @@ class ExtractionLoop:
                     break
                 self.n_blocks[slide_id] += 1
                 if self._is_done(block):
-                    self.reporter.advance(len(block))
+                    self._advance(slide_id, n_patches=len(block))
                     continue
                 yield Task(
                     stage="extract",
@@ -125,7 +130,7 @@ class ExtractionLoop:
     def take(self, result: TaskResult) -> None:
         """Note the result of one block."""
         if isinstance(result.value, BlockRecord):
-            self.reporter.advance(result.value.n_patches)
+            self._advance(result.task.slide_id, n_patches=result.value.n_patches)
             return
         fault, slide_id = survivable_fault(result), result.task.slide_id
         if slide_id not in self.faults:
@@ -133,6 +138,13 @@ class ExtractionLoop:
         # Of several faults of a slide the one of its first block counts, whichever arrives first.
         if result.task.index <= self.fault_index.get(slide_id, result.task.index):
             self.faults[slide_id], self.fault_index[slide_id] = fault, result.task.index
+
+    def _advance(self, slide_id: str, *, n_patches: int) -> None:
+        self.n_left[slide_id] -= n_patches
+        if self.n_left[slide_id] == 0:
+            n_done = sum(n == 0 for n in self.n_left.values())
+            self.reporter.count_slides(n_done, total=len(self.n_left))
+        self.reporter.advance(n_patches)
 
     def outcomes(self) -> dict[str, SlideOutcome]:
         """Return what each planned slide yielded."""
