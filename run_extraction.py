@@ -7,6 +7,7 @@ resumable; 6 the output folder belongs to another run or is damaged; 130 or 143 
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import signal
 import sys
@@ -157,13 +158,16 @@ def extract(config: RunConfig) -> int:
     return EXIT_PARTIAL if result.has_failures and config.on_partial == "fail" else 0
 
 
-def _on_terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    """End the program; a cluster that is torn down in the middle of a call has nothing more to say to the user."""
+    logging.disable(logging.CRITICAL)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code; every error a user can mend is one message, not a traceback."""
-    signal.signal(signal.SIGTERM, _on_terminate)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _on_signal)
     try:
         return extract(read_settings(argv))
     except WsiExtractError as error:
