@@ -2,6 +2,9 @@
 
 out/
   train2017/<slide_id>/<slide_id>_x<X>_y<Y>.png     X, Y: level-0 origin; val2017/ and test2017/ alike
+  patches.zarr/<split>/<slide_id>/                   Zarr v3 array (n, H, W, 3), one chunk per patch
+  pixels.zarr/<slide_id>/                            OME-Zarr image, each pixel once, only where patches can lie
+  index.zarr/                                        patches and boxes as arrays, for loading
   annotations/instances_<split>2017.json
   manifest.json, slides.csv, errors.jsonl, dask-report.html
   .wsi_extract/                                      the run's memory: what lets it resume and be audited
@@ -21,6 +24,9 @@ SLIDES_TABLE = "slides.csv"
 ERRORS = "errors.jsonl"
 DASK_REPORT = "dask-report.html"
 STATE = ".wsi_extract"
+PATCHES = "patches.zarr"
+PIXELS = "pixels.zarr"
+INDEX = "index.zarr"
 
 
 def split_folder(split: Split) -> str:
@@ -36,6 +42,41 @@ def instances_name(split: Split) -> str:
 def patch_file_name(slide_id: str, *, x_l0: int, y_l0: int) -> str:
     """Return the path of a patch below its split's folder."""
     return f"{slide_id}/{slide_id}_x{x_l0}_y{y_l0}.png"
+
+
+def patch_array_folder(output_dir: Path, *, slide_id: str, split: Split) -> Path:
+    """Return the folder of the Zarr array that holds the patches of a slide in one split."""
+    return output_dir / PATCHES / split.value / slide_id
+
+
+def patch_shard_path(output_dir: Path, *, slide_id: str, split: Split, shard: int) -> Path:
+    """Return the file of one shard of `patch_array_folder`."""
+    return patch_array_folder(output_dir, slide_id=slide_id, split=split) / "c" / str(shard) / "0" / "0" / "0"
+
+
+def pixel_image_folder(output_dir: Path, *, slide_id: str) -> Path:
+    """Return the folder of the OME-Zarr image that holds the pixels of a slide; its array is ``0``."""
+    return output_dir / PIXELS / slide_id
+
+
+def pixel_shard_path(output_dir: Path, *, slide_id: str, row: int, column: int) -> Path:
+    """Return the file of one shard of a slide's pixels."""
+    return pixel_image_folder(output_dir, slide_id=slide_id) / "0" / "c" / "0" / str(row) / str(column)
+
+
+def pixel_record_path(output_dir: Path, *, slide_id: str, row: int, column: int) -> Path:
+    """Return the record whose existence means that the shard of pixels is complete."""
+    return output_dir / STATE / "pixels" / slide_id / f"{row}_{column}.json"
+
+
+def index_folder(output_dir: Path, *, split: Split) -> Path:
+    """Return the group with the index of one split."""
+    return output_dir / INDEX / split.value
+
+
+def scene_folder(output_dir: Path, *, slide_id: str) -> Path:
+    """Return the group with what sampling during training needs to know of a slide."""
+    return output_dir / INDEX / "slides" / slide_id
 
 
 def run_path(output_dir: Path) -> Path:
@@ -60,6 +101,9 @@ def record_path(output_dir: Path, *, slide_id: str, index: int) -> Path:
 
 OWNED = (
     *(split_folder(split) for split in Split),
+    PATCHES,
+    PIXELS,
+    INDEX,
     "annotations",
     MANIFEST,
     SLIDES_TABLE,
