@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
-from wsi_extract.config import SECTIONS, RunConfig, load_config, parse_flag, read_extraction_object
+from wsi_extract.config import SECTIONS, RunConfig, load_config
+from wsi_extract.config_sources import parse_flag, read_extraction_object
 from wsi_extract.errors import ConfigError, EnvironmentFaultError, WsiExtractError
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _metavar(name: str) -> str:
     annotation = RunConfig.model_fields[name].annotation
     choices = [str(choice) for choice in get_args(annotation) if isinstance(choice, str)]
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        choices = [str(member.value) for member in annotation]
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            choices = [str(member.value) for member in kind]
     if choices:
         return "{" + ",".join(choices) + "}"
     kinds = {"_dir": "FOLDER", "_csv": "FILE", "_json": "FILE", "_px": "PX", "_um": "UM", "_slides": "A,B,C"}

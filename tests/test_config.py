@@ -19,9 +19,8 @@ from wsi_extract.config import (
     Sampling,
     SplitMode,
     load_config,
-    parse_flag,
-    read_extraction_object,
 )
+from wsi_extract.config_sources import parse_flag, read_extraction_object
 from wsi_extract.errors import ConfigError
 
 # Setting, text of the flag, value in JSON: one row per setting, or the test below fails.
@@ -66,7 +65,10 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "label_hard_negatives": ("true", True),
     "label_visible_fraction": ("0.3", 0.3),
     "crowd_visible_fraction": ("0.5", 0.5),
-    "store": ("png", "png"),
+    "store": ("zarr", "zarr"),
+    "codec": ("jpeg-xl", "jpeg-xl"),
+    "codec_level": ("3", 3),
+    "coverage": ("tissue", "tissue"),
     "workers": ("0", 0),
     "scheduler": ("tcp://host:8786", "tcp://host:8786"),
     "dashboard_address": ("0.0.0.0:80", "0.0.0.0:80"),
@@ -75,6 +77,12 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "dry_run": ("true", True),
     "fresh": ("true", True),
 }
+NEEDS = {"codec": "zarr", "codec_level": "zarr", "coverage": "pixels"}
+"""Settings that belong to one kind of store."""
+
+
+def needed_for(name: str) -> dict[str, object]:
+    return {"store": NEEDS[name]} if name in NEEDS else {}
 
 
 # --- one name, three places ----------------------------------------------------------------------------------------
@@ -92,9 +100,10 @@ def test_flag_and_file_mean_the_same(name: str) -> None:
     # Paths become absolute at once: workers may have another working directory.
     assert flag == (str(Path(text).absolute()) if name in LOCATION_FIELDS else value)
     assert json.loads(json.dumps(flag)) == flag
-    by_flag, by_file = load_config(REQUIRED, {name: flag}), load_config({**REQUIRED, name: value}, {})
+    given = {**REQUIRED, **needed_for(name)}
+    by_flag, by_file = load_config(given, {name: flag}), load_config({**given, name: value}, {})
     assert by_flag == by_file
-    assert getattr(by_flag, name) != RunConfig.model_fields[name].default or name == "store"
+    assert getattr(by_flag, name) != RunConfig.model_fields[name].default
 
 
 def test_settings_survive_their_own_json() -> None:
@@ -144,8 +153,11 @@ def test_output_settings_hold_everything_but_paths_and_how_the_run_is_carried_ou
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_output_settings_follow_exactly_what_changes_the_output(name: str) -> None:
-    changed = load_config(REQUIRED, {name: SETTINGS[name][1]}).output_settings() != load().output_settings()
-    assert changed == (name not in LOCATION_FIELDS | RUN_FIELDS | {"store"})
+    given = {**REQUIRED, **needed_for(name)}
+    before = load_config(given, {}).output_settings()
+    assert (load_config(given, {name: SETTINGS[name][1]}).output_settings() != before) == (
+        name not in LOCATION_FIELDS | RUN_FIELDS
+    )
 
 
 def test_every_path_is_a_location_and_every_list_of_names_is_real() -> None:
@@ -198,13 +210,13 @@ def test_wrong_values_are_refused_with_their_name(values: dict[str, object], exp
 
 
 def test_every_problem_is_listed_at_once() -> None:
-    text = problems_of(lambda: load_config({"wsi_dir": "a", "pacth": 1, "seed": -1}, {"jitter": 2, "store": "zarr"}))
+    text = problems_of(lambda: load_config({"wsi_dir": "a", "pacth": 1, "seed": -1}, {"jitter": 2, "store": "tiff"}))
     for part in (
         "--annotation_json is required (or 'annotation_json' in the config file's extraction object)",
         "--output_dir is required",
         "extraction.seed: ",
         "--jitter: should be less than or equal to 0.5, got 2",
-        "--store: should be 'png', got \"zarr\"",
+        "--store: should be 'png', 'zarr', 'both' or 'pixels', got \"tiff\"",
         "extraction.pacth: unknown key",
     ):
         assert part in text

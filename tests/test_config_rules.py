@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers_config import REQUIRED, load, problems_of
-from wsi_extract.config import load_config, parse_flag
+from wsi_extract.config import load_config
+from wsi_extract.config_sources import parse_flag
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,31 @@ def test_an_empty_list_of_slides_is_a_mistake(tmp_path: Path, text: str) -> None
 def test_a_flag_takes_back_its_rival_in_the_file() -> None:
     config = load_config({**REQUIRED, "workers": 2, "level": 1}, {"scheduler": "tcp://h:1", "mpp": 0.5})
     assert (config.workers, config.level, config.mpp) == (None, None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param({"codec": "zstd"}, "codec and codec_level: they belong to --store zarr", id="codec of png files"),
+        pytest.param({"codec_level": 3}, "codec and codec_level: they belong", id="level of png files"),
+        pytest.param({"store": "zarr", "coverage": "tissue"}, "coverage: it belongs to --store pixels", id="coverage"),
+        pytest.param({"store": "zarr", "codec_level": 20}, "zstd has levels -7 to 19, got 20", id="zstd level"),
+        pytest.param(
+            {"store": "both", "codec": "jpeg", "codec_level": 0}, "jpeg has levels 1 to 100, got 0", id="jpeg level"
+        ),
+    ],
+)
+def test_settings_of_another_store_are_refused(values: dict[str, object], expected: str) -> None:
+    assert expected in problems_of(lambda: load(**values))
+
+
+def test_codec_level_and_coverage_have_defaults_where_they_mean_something() -> None:
+    assert load(store="zarr").pixel_codec == ("zstd", 1)
+    assert load(store="both", codec="jpeg").pixel_codec == ("jpeg", 95)
+    assert load(store="pixels").pixel_coverage == "anchors"
+    assert load().output_settings()["codec"] is None
+    # What is meant counts, not whether it was written down.
+    assert (
+        load(store="pixels").output_settings()
+        == load(store="pixels", codec="zstd", codec_level=1, coverage="anchors").output_settings()
+    )

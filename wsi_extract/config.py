@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,13 +19,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from wsi_extract.errors import ConfigError
+from wsi_extract.storage import LEVELS, CodecName, Coverage, Store
 
 RoleName = Literal["target", "hard_negative", "context", "ignore"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -149,7 +148,19 @@ class RunConfig(BaseModel):
     )
 
     # Output
-    store: Literal["png"] = Field("png", description="how patches are written")
+    store: Store = Field(Store.PNG, description="how patches are written")
+    codec: CodecName | None = Field(
+        None,
+        description="compression of zarr and pixels: zstd (default), none, webp, jpeg-xl, all lossless; jpeg: lossy",
+    )
+    codec_level: int | None = Field(
+        None, description="zstd -7 to 19 (default 1), webp 0 to 6 (0), jpeg-xl 1 to 9 (1), jpeg quality 1 to 100 (95)"
+    )
+    coverage: Coverage | None = Field(
+        None,
+        description="what the pixel store holds: the planned patches, all windows around all anchors (default), or all "
+        "tissue too",
+    )
 
     # How the run is carried out; none of these changes the output
     workers: int | None = Field(None, ge=0, description="processes; 0: serial, without Dask; default: one per core")
@@ -184,20 +195,48 @@ class RunConfig(BaseModel):
         for first, second in (("stride_px", "overlap"), ("point_box_um", "point_box_px"), ("scheduler", "workers")):
             if getattr(self, first) is not None and second in self.model_fields_set:
                 problems.append(f"{first} and {second}: give one of them")
+        problems += self._problems_of_store()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _problems_of_store(self) -> list[str]:
+        problems = []
+        if self.store is Store.PNG and (self.codec is not None or self.codec_level is not None):
+            problems.append("codec and codec_level: they belong to --store zarr, both or pixels")
+        if self.store is not Store.PIXELS and self.coverage is not None:
+            problems.append("coverage: it belongs to --store pixels")
+        name = self.codec or CodecName.ZSTD
+        low, high, _ = LEVELS[name]
+        if self.codec_level is not None and not low <= self.codec_level <= high:
+            problems.append(f"codec_level: {name} has levels {low} to {high}, got {self.codec_level}")
+        return problems
 
     @property
     def shares(self) -> tuple[float, float, float]:
         """Shares of random, hard negative and mitosis patches."""
         return MIXTURES[self.mixture] if isinstance(self.mixture, str) else self.mixture
 
+    @property
+    def pixel_codec(self) -> tuple[CodecName, int]:
+        """Codec and level of Zarr stores."""
+        name = self.codec or CodecName.ZSTD
+        return name, LEVELS[name][2] if self.codec_level is None else self.codec_level
+
+    @property
+    def pixel_coverage(self) -> Coverage:
+        """What the pixel store holds."""
+        return self.coverage or Coverage.ANCHORS
+
     def output_settings(self) -> dict[str, object]:
         """Return the settings that the output depends on, ready for JSON. Inputs enter by their digests instead."""
         settings: dict[str, object] = self.model_dump(mode="json", exclude=set(LOCATION_FIELDS | RUN_FIELDS))
         settings["mixture"] = list(self.shares)
         settings["annotation_types"] = sorted(set(self.annotation_types))
+        if self.store is not Store.PNG:
+            settings["codec"], settings["codec_level"] = self.pixel_codec
+        if self.store is Store.PIXELS:
+            settings["coverage"] = self.pixel_coverage.value
         return settings
 
 
@@ -237,112 +276,6 @@ def _describe_problem(problem: Mapping[str, Any], *, origin: Mapping[str, str]) 
         case "value_error" if not key:
             return str(problem["ctx"]["error"])
     return f"{where}: {problem['msg'].lower().replace('input should', 'should')}, got {json.dumps(problem['input'])}"
-
-
-def parse_flag(name: str, text: str) -> object:
-    """Turn the text of a command-line flag into the JSON value that config.json would hold for it.
-
-    Raises
-    ------
-    ConfigError
-        When the text is not a value of the setting.
-    """
-    field: FieldInfo = RunConfig.model_fields[name]
-    kind: Any = Annotated[field.annotation, field]
-    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
-    value: object = text
-    if name == "category_map":
-        value = _parse_category_map(text)
-    elif name.endswith("_slides") and name != "unannotated_slides":
-        value = _parse_names(text)
-    elif name == "annotation_types" or (name == "mixture" and text not in MIXTURES):
-        value = [part.strip() for part in text.split(",")]
-    try:
-        parsed = (
-            adapter.validate_strings(value) if not isinstance(value, dict | list) else adapter.validate_python(value)
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"--{name}: {first['msg'].lower().replace('input should', 'should')}, got {text!r}"
-        ) from error
-    return TypeAdapter(Any).dump_python(parsed, mode="json")
-
-
-def _parse_names(text: str) -> list[str]:
-    """Names separated by commas, or ``@FILE`` with one per line."""
-    if text.startswith("@"):
-        try:
-            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read the list of slides {text[1:]}: {error}.") from error
-    else:
-        lines = text.split(",")
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise ConfigError(f"a list of slides is empty: {text!r}. Leave the flag out if no slide is meant.")
-    return names
-
-
-def _parse_category_map(text: str) -> object:
-    if "=" in text:
-        pairs = [part.partition("=") for part in text.split(",")]
-        try:
-            return _unique_keys([(name.strip(), role.strip()) for name, _, role in pairs])
-        except ValueError as error:
-            raise ConfigError(f"--category_map: {error}, got {text!r}") from error
-    try:
-        return json.loads(Path(text).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--category_map: {text} is neither NAME=ROLE pairs nor a readable JSON file: {error}"
-        ) from error
-
-
-def _unique_keys(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    """Build a JSON object; `json` itself would silently keep the last of two equal keys."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the key {', '.join(map(repr, twice))} occurs twice")
-    return values
-
-
-def _refuse_misplaced(document: Mapping[str, object], *, path: Path) -> None:
-    """Refuse settings that would be ignored because they are not inside ``extraction``."""
-    misplaced = sorted(document.keys() & RunConfig.model_fields.keys())
-    if misplaced:
-        names = ", ".join(map(repr, misplaced))
-        raise ConfigError(f"{path}: {names} must be inside the object 'extraction'.")
-    near = difflib.get_close_matches("extraction", document, n=1, cutoff=0.8)
-    if near and near[0] != "extraction":
-        raise ConfigError(f"{path}: unknown key '{near[0]}'; did you mean 'extraction'?")
-
-
-def read_extraction_object(path: Path) -> dict[str, object]:
-    """Return the ``extraction`` object of a config file; relative paths in it are made relative to the file.
-
-    Raises
-    ------
-    ConfigError
-        When the file is missing, is not JSON, holds a key twice or settings outside ``extraction``, or its
-        ``extraction`` is not an object.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(document, dict) or not isinstance(document.get("extraction", {}), dict):
-        raise ConfigError(f"{path}: expected an object with an object 'extraction' in it.")
-    _refuse_misplaced(document, path=path)
-    extraction = dict(document.get("extraction", {}))
-    for key in LOCATION_FIELDS & extraction.keys():
-        if isinstance(extraction[key], str) and extraction[key].strip():
-            extraction[key] = str(path.parent / Path(extraction[key]).expanduser())
-    return extraction
 
 
 RIVALS = (
