@@ -214,7 +214,7 @@ def test_an_interrupted_run_resumes(
     workers: str,
     code: int,
 ) -> None:
-    more = ["--sampling", "grid", "--overlap", "0.6", "--dashboard_address", "127.0.0.1:0"]
+    more = ["--sampling", "grid", "--overlap", "0.75", "--dashboard_address", "127.0.0.1:0"]
     arguments = job(inputs, tmp_path / "out", *more)
     process = start(*arguments, "--workers", workers)
     records = tmp_path / "out" / ".wsi_extract" / "records"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -86,6 +87,7 @@ def cut_blocks(
     patch_bytes = frame.patch_w_out_px * frame.patch_h_out_px * 3
     size = patches_per_block(len(plan.patches), patch_bytes=patch_bytes)
     splits = tuple(Split)
+    n_before: Counter[Split] = Counter()
     for index, (start, stop) in enumerate(block_ranges(plan.patches.split.astype(np.int64), size=size)):
         patches = plan.patches.take(np.arange(start, stop, dtype=np.int64))
         rows = touching_rows(
@@ -94,17 +96,21 @@ def cut_blocks(
             w_l0=frame.patch_w_out_px * frame.scale.x,
             h_l0=frame.patch_h_out_px * frame.scale.y,
         )
+        split = splits[int(patches.split[0])]
         yield Block(
             slide=slide,
             frame=frame,
             index=index,
-            split=splits[int(patches.split[0])],
+            split=split,
+            shard=n_before[split],
+            n_rows=size,
             first_row=start,
             patches=patches,
             anchor_names=_anchor_names(patches, annotations),
             annotations=annotations.take(rows),
             plan_digest=plan_digest,
         )
+        n_before[split] += 1
 
 
 def _anchor_names(patches: PatchTable, annotations: AnnotationTable) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.files import TEMPORARY_SUFFIX, pretty_json, write_atomically
-from wsi_extract.layout import MANIFEST, OWNED, STATE, run_path
+from wsi_extract.layout import INDEX, MANIFEST, OWNED, PATCHES, PIXELS, STATE, run_path
 
 
 def claim_folder(
@@ -39,8 +39,9 @@ def claim_folder(
         for name in _present(output_dir):
             _delete(output_dir / name)
     sweep_temporaries(output_dir)
-    # From here on the folder must not look finished until it is.
+    # From here on neither the folder nor its stores must look finished until they are.
     (output_dir / MANIFEST).unlink(missing_ok=True)
+    _close_stores(output_dir)
     write_atomically(run_path(output_dir), pretty_json(dict(description)))
 
 
@@ -68,6 +69,16 @@ def check_folder(
     description = {**description, "slides": {**kept, **description["slides"]}}
     _refuse_changes(output_dir, known=known, description=description)
     return description
+
+
+def _close_stores(output_dir: Path) -> None:
+    """Remove the documents that let Zarr stores open, and the index; shards stay."""
+    for store in (output_dir / PATCHES, output_dir / PIXELS):
+        for pattern in ("zarr.json", "*/zarr.json", "*/*/zarr.json"):
+            for document in store.glob(pattern):
+                document.unlink()
+    if (output_dir / INDEX).exists():
+        _delete(output_dir / INDEX)
 
 
 def sweep_temporaries(output_dir: Path) -> None:

@@ -5,8 +5,8 @@ One read per window, one write at the end; idempotent, and ignorant of Dask, of 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,15 @@ import numpy as np
 from wsi_extract.arrays import FloatArray, IntArray, RgbImage
 from wsi_extract.blocks import cut_windows
 from wsi_extract.files import write_atomically
-from wsi_extract.layout import patch_file_name, record_path, split_folder
+from wsi_extract.layout import patch_file_name, patch_shard_path, record_path, split_folder
 from wsi_extract.model import Block, BlockRecord, OutputFrame, PatchKind, SlideLevel
-from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
+from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, ShardEntry, encode_document
 from wsi_extract.resample import cut_patch, support_px
 from wsi_extract.slides import OpenedSlide, SlideCache
-from wsi_extract.stores.png import StoredPatch, write_patches
+from wsi_extract.storage import Store
+from wsi_extract.stores.codecs import PixelCodec
+from wsi_extract.stores.png import write_patches
+from wsi_extract.stores.shards import open_shard
 from wsi_extract.targets import LabelRules, PatchLabel, PatchLabels, label_patch
 
 EDGE_TOLERANCE_PX = 1e-6
@@ -33,11 +36,14 @@ class ExtractJob:
 
     block: Block
     rules: LabelRules
+    store: Store
+    codec: PixelCodec
+    """Of Zarr stores."""
     output_dir: Path
 
 
 def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
-    """Read, label and write the patches of one block; its record is written last.
+    """Label the patches of one block, read and write them unless the pixel store holds them; the record comes last.
 
     Raises
     ------
@@ -47,17 +53,45 @@ def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
         When the output cannot be written.
     """
     block = job.block
-    slide = slides.get(block.slide)
-    names = [patch_file_name(block.slide.slide_id, x_l0=x, y_l0=y) for x, y in block.patches.origins_l0.tolist()]
-    stored = write_patches(
-        job.output_dir / split_folder(block.split), ((names[row], rgb) for row, rgb in read_patches(slide, block))
-    )
-    slides.get(block.slide)  # raises when the file was replaced while it was being read
-    stored_by_name = {entry.file_name: entry for entry in stored}
-    document = _describe(block, [stored_by_name[name] for name in names], rules=job.rules)
+    document = _describe(block, rules=job.rules)
+    if job.store.has_patch_arrays:
+        document["shard"] = _write_arrays(job, slides.get(block.slide), document)
+    elif job.store.has_png:
+        _write_png(job, read_patches(slides.get(block.slide), block), document)
+    if job.store is not Store.PIXELS:
+        slides.get(block.slide)  # raises when the file was replaced while it was being read
     path = record_path(job.output_dir, slide_id=block.slide.slide_id, index=block.index)
     write_atomically(path, encode_document(document))
     return BlockRecord(slide_id=block.slide.slide_id, index=block.index, n_patches=len(block))
+
+
+def _write_arrays(job: ExtractJob, slide: OpenedSlide, document: BlockDocument) -> ShardEntry:
+    """Write the block's shard, and its PNG files from the same pixels when both are asked for."""
+    block = job.block
+    path = patch_shard_path(job.output_dir, slide_id=block.slide.slide_id, split=block.split, shard=block.shard)
+    with open_shard(path, n_chunks=block.n_rows) as shard:
+
+        def added() -> Iterator[tuple[int, RgbImage]]:
+            for row, pixels in read_patches(slide, block):
+                shard.add(row, job.codec.encode(pixels))
+                yield row, pixels
+
+        if job.store.has_png:
+            _write_png(job, added(), document)
+        else:
+            deque(added(), maxlen=0)
+        stored = shard.finish()
+    return {"number": block.shard, "n_rows": block.n_rows, "bytes": stored.n_bytes, "sha256": stored.sha256}
+
+
+def _write_png(job: ExtractJob, patches: Iterable[tuple[int, RgbImage]], document: BlockDocument) -> None:
+    """Write the block's PNG files and note their sizes and digests in its document."""
+    by_name = {entry["file_name"]: entry for entry in document["patches"]}
+    names = list(by_name)
+    folder = job.output_dir / split_folder(job.block.split)
+    for stored in write_patches(folder, ((names[row], pixels) for row, pixels in patches)):
+        by_name[stored.file_name]["bytes"] = stored.n_bytes
+        by_name[stored.file_name]["sha256"] = stored.sha256
 
 
 def read_patches(slide: OpenedSlide, block: Block) -> Iterator[tuple[int, RgbImage]]:
@@ -139,7 +173,7 @@ def _cut(pixels: RgbImage, start_px: FloatArray, *, frame: OutputFrame) -> RgbIm
     )
 
 
-def _describe(block: Block, stored: list[StoredPatch], *, rules: LabelRules) -> BlockDocument:
+def _describe(block: Block, *, rules: LabelRules) -> BlockDocument:
     frame = block.frame
     labels = [
         label_patch(
@@ -164,20 +198,19 @@ def _describe(block: Block, stored: list[StoredPatch], *, rules: LabelRules) -> 
         "level": frame.level,
         "l0_per_px_xy": [frame.scale.x, frame.scale.y],
         "um_per_px_xy": None if frame.um_per_px_out_xy is None else list(frame.um_per_px_out_xy),
-        "patches": [_patch_entry(block, row, stored[row], labels[row]) for row in range(len(block))],
+        "patches": [_patch_entry(block, row, labels[row]) for row in range(len(block))],
         "label_counts": dict(sorted(counts.items())),
     }
 
 
-def _patch_entry(block: Block, row: int, stored: StoredPatch, labels: PatchLabels) -> PatchEntry:
+def _patch_entry(block: Block, row: int, labels: PatchLabels) -> PatchEntry:
     patches = block.patches
+    x_l0, y_l0 = patches.origins_l0[row].tolist()
     entry: PatchEntry = {
         "row": block.first_row + row,
-        "file_name": stored.file_name,
-        "bytes": stored.n_bytes,
-        "sha256": stored.sha256,
-        "x_l0": int(patches.origins_l0[row, 0]),
-        "y_l0": int(patches.origins_l0[row, 1]),
+        "file_name": patch_file_name(block.slide.slide_id, x_l0=x_l0, y_l0=y_l0),
+        "x_l0": x_l0,
+        "y_l0": y_l0,
         "kind": PatchKind(int(patches.kind[row])).label,
         "requested_kind": PatchKind(int(patches.requested_kind[row])).label,
         "anchor": block.anchor_names[row] or None,

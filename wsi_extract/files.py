@@ -76,6 +76,12 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_of_tree(folder: Path) -> str:
+    """Return the SHA-256 over the names and contents of all files below ``folder``, whatever their order on disk."""
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    return sha256_of(canonical_json([[name, sha256_of_file(path)] for name, path in files]))
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of the file's content as hex."""
     with path.open("rb") as stream:

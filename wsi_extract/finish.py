@@ -14,14 +14,27 @@ from pathlib import Path
 from wsi_extract.coco import CocoCounts, write_coco
 from wsi_extract.config import RunConfig
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import pretty_json, sha256_of_file, write_atomically
+from wsi_extract.files import pretty_json, sha256_of_file, sha256_of_tree, write_atomically
 from wsi_extract.gather import Inputs, SlideEntry, SlideStatus
-from wsi_extract.layout import ERRORS, MANIFEST, SLIDES_TABLE, instances_name, record_path
+from wsi_extract.index import write_root
+from wsi_extract.layout import (
+    ERRORS,
+    INDEX,
+    MANIFEST,
+    SLIDES_TABLE,
+    instances_name,
+    pixel_record_path,
+    plan_path,
+    record_path,
+)
 from wsi_extract.model import Fault, Split, SplitAccount
-from wsi_extract.plans import SurveyRecord
-from wsi_extract.records import BlockDocument, read_document
+from wsi_extract.pixels import read_pixel_document
+from wsi_extract.plans import SurveyRecord, read_coverage
+from wsi_extract.records import BlockDocument, digests_of, read_document
 from wsi_extract.splits import LeakageReport
+from wsi_extract.stores.pixel_array import shards_of
 from wsi_extract.targets import CATEGORY_NAMES
+from wsi_extract.zarr_documents import indexed
 
 SCHEMA = 1
 COMPLETE = "complete"
@@ -86,12 +99,20 @@ def finish_run(
     categories = {key: name for key, name in CATEGORY_NAMES.items() if key == 1 or config.label_hard_negatives}
     counts: dict[Split, CocoCounts] = {}
     for split in _splits_to_write(inputs):
+        documents = documents_of(output_dir, good, split=split)
         counts[split] = write_coco(
             output_dir / instances_name(split),
-            _documents(output_dir, good, split=split),
+            indexed(
+                output_dir,
+                documents,
+                split=split,
+                category_names=categories,
+                patch_wh_px=(config.patch_size, config.patch_size),
+            ),
             category_names=categories,
             description=f"wsi_extract {split.value} patches, {config.patch_size} px",
         )
+    write_root(output_dir)
     faults = tuple(
         sorted(
             (*inputs.faults, *(outcome.fault for outcome in outcomes.values() if outcome.fault is not None)),
@@ -122,8 +143,16 @@ def _splits_to_write(inputs: Inputs) -> list[Split]:
     return [split for split in Split if split is not Split.TEST or split in used]
 
 
-def _documents(output_dir: Path, outcomes: Sequence[SlideOutcome], *, split: Split | None) -> Iterator[BlockDocument]:
-    """Yield the block records of finished slides in plan order."""
+def documents_of(
+    output_dir: Path, outcomes: Sequence[SlideOutcome], *, split: Split | None = None
+) -> Iterator[BlockDocument]:
+    """Yield the block records of finished slides in plan order, of one split or of all.
+
+    Raises
+    ------
+    IntegrityError
+        When one is missing or damaged.
+    """
     for outcome in outcomes:
         for index in range(outcome.n_blocks):
             path = record_path(output_dir, slide_id=outcome.slide_id, index=index)
@@ -175,16 +204,32 @@ def _slide_row(entry: SlideEntry, outcome: SlideOutcome | None, *, output_dir: P
         kinds: Counter[str] = Counter()
         labels: Counter[str] = Counter()
         digest = hashlib.sha256()
-        for document in _documents(output_dir, [outcome], split=None):
+        for document in documents_of(output_dir, [outcome]):
             kinds.update(patch["kind"] for patch in document["patches"])
             labels.update(document["label_counts"])
-            for patch in document["patches"]:
-                digest.update(bytes.fromhex(patch["sha256"]))
+            for file_digest in digests_of(document):
+                digest.update(bytes.fromhex(file_digest))
+        for file_digest in _digests_of_pixels(outcome, output_dir=output_dir):
+            digest.update(bytes.fromhex(file_digest))
         row["n_blocks"] = outcome.n_blocks
         row["patches_by_kind"] = dict(sorted(kinds.items()))
         row["label_counts"] = dict(sorted(labels.items()))
         row["pixels_sha256"] = digest.hexdigest()
     return row
+
+
+def _digests_of_pixels(outcome: SlideOutcome, *, output_dir: Path) -> Iterator[str]:
+    """Yield the SHA-256 of every shard of the slide's pixel store, row by row; none for other stores."""
+    survey = outcome.survey
+    if survey is None or not survey.n_chunks:
+        return
+    coverage = read_coverage(plan_path(output_dir, slide_id=outcome.slide_id), record=survey)
+    for row, column in shards_of(coverage):
+        path = pixel_record_path(output_dir, slide_id=outcome.slide_id, row=row, column=column)
+        document = read_pixel_document(path)
+        if document is None:
+            raise IntegrityError(f"the record {path} has disappeared during the run.", "Run again.")
+        yield document["sha256"]
 
 
 def _shortfall(outcome: SlideOutcome) -> str:
@@ -268,6 +313,7 @@ def _manifest(
             "patches_written": finished.n_written,
             "patches_failed": finished.n_planned - finished.n_written,
         },
+        "index_sha256": sha256_of_tree(config.output_dir / INDEX),
         "splits": {
             split.value: _split_entry(config.output_dir / instances_name(split), counts, split=split)
             for split, counts in finished.counts.items()

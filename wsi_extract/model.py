@@ -316,6 +316,10 @@ class Block:
     index: int
     """Number of the block within its slide."""
     split: Split
+    shard: int
+    """Number of the block within its slide and split."""
+    n_rows: int
+    """Patches of a full block of this slide; the last one of a split may hold fewer."""
     first_row: int
     """Number of its first patch within the slide's plan."""
     patches: PatchTable

@@ -3,7 +3,9 @@
     gather   find and open slides, read annotations, assign splits             -> Inputs
     survey   one task per slide: tissue mask, sampled coordinates              -> SurveyRecord, plan on disk
     extract  one task per block: read, cut, label, write, record               -> BlockRecord, files
-    finish   records in plan order -> COCO per split, tables, manifest
+    pixels   one task per shard of a slide's pixels, for the pixel store        -> PixelRecord, files
+    publish  documents of the Zarr stores: from here on they open
+    finish   records in plan order -> COCO and index per split, tables, manifest
 
 Every patch has its place, split and file name before a pixel of the output is read, so the order of execution cannot
 change the result. This module knows no scheduler: the executor is handed in.
@@ -16,26 +18,29 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from wsi_extract.claim import check_folder, claim_folder, sweep_temporaries
-from wsi_extract.config import RunConfig, SplitMode
+from wsi_extract.config import RunConfig
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan
 from wsi_extract.finish import Finished, SlideOutcome, describe_shortfall, finish_run
-from wsi_extract.gather import Inputs, SlideEntry, SlideStatus, gather_inputs
-from wsi_extract.geometry import Rect
+from wsi_extract.gather import Inputs, SlideStatus, gather_inputs
 from wsi_extract.layout import plan_path
-from wsi_extract.model import Fault, Split
+from wsi_extract.model import Fault
+from wsi_extract.pixel_loop import PixelLoop
+from wsi_extract.pixels import check_pixel_frame
 from wsi_extract.plans import SurveyRecord, read_patches
 from wsi_extract.preflight import (
     check_disk,
     check_memory,
     describe_run,
     expected_bytes,
-    run_key,
-    sampling_options,
     surroundings,
+    survey_job,
 )
-from wsi_extract.splits import LeakageReport, half_domains, overlaps_between_splits
-from wsi_extract.survey import SurveyJob, survey_slide
+from wsi_extract.publish import publish_stores
+from wsi_extract.splits import LeakageReport, overlaps_between_splits
+from wsi_extract.storage import Store
+from wsi_extract.stores.zarr_json import check_node_name
+from wsi_extract.survey import survey_slide
 from wsi_extract.tasks import Executor, Task, survivable_fault
 
 
@@ -67,6 +72,7 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     """
     started = datetime.now(UTC)
     inputs = gather_inputs(config, executor=executor, progress=reporter)
+    _check_store(config, inputs)
     reporter.show_inputs(inputs)
     needed_bytes = check_memory(config, inputs, executor=executor)
     description = describe_run(config, inputs)
@@ -78,7 +84,7 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
         inputs=inputs,
         surveys=surveys,
         faults=faults,
-        n_bytes=expected_bytes(inputs, surveys),
+        n_bytes=expected_bytes(config, inputs, surveys),
         worker_bytes=needed_bytes,
     )
     reporter.show_plan(plan)
@@ -88,6 +94,7 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
         return RunResult(plan=plan, finished=None)
     leakage = _prove_no_overlap(config, plan)
     outcomes = _extract(config, plan, executor=executor, reporter=reporter)
+    publish_stores(config, plan, outcomes=outcomes)
     seconds = (datetime.now(UTC) - started).total_seconds()
     finished = finish_run(
         config,
@@ -100,12 +107,21 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     return RunResult(plan=plan, finished=finished)
 
 
-def _domains(entry: SlideEntry, *, config: RunConfig) -> tuple[tuple[Split, Rect], ...]:
-    assert entry.info is not None
-    assert entry.decision is not None
-    if config.split_mode is SplitMode.HALF and len(entry.decision.splits) > 1:
-        return half_domains(entry.info.domain_l0, guard_px=config.guard_px)
-    return tuple((split, entry.info.domain_l0) for split in entry.decision.splits)
+def _check_store(config: RunConfig, inputs: Inputs) -> None:
+    """Refuse slides that the store asked for cannot hold.
+
+    Raises
+    ------
+    InputError, ConfigError
+        With the slide, the reason, and another way.
+    """
+    if config.store is Store.PNG:
+        return
+    for entry in inputs.planned:
+        check_node_name(entry.file.slide_id)
+        if config.store is Store.PIXELS:
+            assert entry.frame is not None
+            check_pixel_frame(entry.file.slide_id, entry.frame)
 
 
 def _survey(
@@ -115,26 +131,13 @@ def _survey(
         for ordinal, entry in enumerate(inputs.entries):
             if entry.status is not SlideStatus.PLANNED:
                 continue
-            assert entry.info is not None
-            assert entry.frame is not None
-            job = SurveyJob(
-                slide=entry.info,
-                frame=entry.frame,
-                domains=_domains(entry, config=config),
-                annotations=entry.annotations,
-                sampling=sampling_options(config),
-                tissue_method=config.tissue_method,
-                mask_magnification=config.mask_magnification,
-                run_key=run_key(config),
-                output_dir=None if config.dry_run else config.output_dir.resolve(),
-            )
             yield Task(
                 stage="survey",
                 slide_ordinal=ordinal,
                 slide_id=entry.file.slide_id,
                 index=0,
                 function=survey_slide,
-                item=job,
+                item=survey_job(config, entry),
             )
 
     reporter.begin("survey", total=len(inputs.planned), unit="slides")
@@ -153,10 +156,16 @@ def _survey(
 
 def _extract(config: RunConfig, plan: RunPlan, *, executor: Executor, reporter: Reporter) -> dict[str, SlideOutcome]:
     extraction = ExtractionLoop(config, plan, reporter=reporter)
-    reporter.begin("extract", total=plan.n_patches, unit="patches")
+    reporter.begin(extraction.stage, total=plan.n_patches, unit="patches")
     for result in executor.run(extraction.tasks()):
         extraction.take(result)
     reporter.end()
+    if config.store is Store.PIXELS:
+        pixels = PixelLoop(config, plan, faults=extraction.faults, reporter=reporter)
+        reporter.begin("pixels", total=pixels.n_chunks, unit="chunks")
+        for result in executor.run(pixels.tasks()):
+            pixels.take(result)
+        reporter.end()
     sweep_temporaries(config.output_dir)  # of workers that died and were replaced
     return extraction.outcomes()
 

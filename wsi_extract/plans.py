@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from wsi_extract.arrays import BoolImage, IntArray
 from wsi_extract.errors import IntegrityError
 from wsi_extract.files import canonical_json, sha256_of, write_atomically
 from wsi_extract.geometry import Scale
@@ -33,6 +35,10 @@ class SurveyRecord:
     accounts: tuple[SplitAccount, ...]
     tissue_share: float
     mask_l0_per_px_xy: tuple[float, float]
+    n_chunks: int = 0
+    """Chunks of the slide that the pixel store holds; 0 for other stores."""
+    coverage_digest: str = ""
+    """Digest of which chunks these are; empty for other stores."""
 
     def to_json(self) -> dict[str, object]:
         """Return the record as JSON values."""
@@ -76,9 +82,17 @@ def _digest_of_columns(table: AnnotationTable | PatchTable, *, start: bytes) -> 
     return digest.hexdigest()
 
 
-def write_plan(path: Path, plan: SlidePlan, *, tissue: TissueMask) -> None:
-    """Write the plan and the mask to ``path``; the same plan always gives the same bytes."""
+def digest_of_coverage(coverage: BoolImage) -> str:
+    """Return the SHA-256 of which chunks a pixel store holds."""
+    return sha256_of(canonical_json(list(coverage.shape)) + np.packbits(coverage).tobytes())
+
+
+def write_plan(path: Path, plan: SlidePlan, *, tissue: TissueMask, coverage: BoolImage | None = None) -> None:
+    """Write the plan, the mask, and the coverage of a pixel store; the same plan always gives the same bytes."""
     columns = {column.name: getattr(plan.patches, column.name) for column in fields(PatchTable)}
+    if coverage is not None:
+        columns["coverage_bits"] = np.packbits(coverage)
+        columns["coverage_shape_hw"] = np.array(coverage.shape, dtype=np.int64)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -114,6 +128,34 @@ def read_patches(path: Path, *, record: SurveyRecord) -> PatchTable:
     return patches
 
 
+def read_coverage(path: Path, *, record: SurveyRecord) -> BoolImage:
+    """Return which chunks of the slide the pixel store holds, ``(rows, columns)`` bool.
+
+    Raises
+    ------
+    IntegrityError
+        When it is missing, damaged, or not what ``record`` describes.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            coverage = _unpack(archive["coverage_bits"], archive["coverage_shape_hw"])
+    except _UNREADABLE as error:
+        raise IntegrityError(
+            f"the coverage of slide {record.slide_id} in {path} cannot be read: {error}.", "Start over with --fresh."
+        ) from error
+    if digest_of_coverage(coverage) != record.coverage_digest:
+        raise IntegrityError(
+            f"the coverage of slide {record.slide_id} in {path} is not the one that was recorded.",
+            "Start over with --fresh.",
+        )
+    return coverage
+
+
+def _unpack(bits: npt.NDArray[np.uint8], shape_hw: IntArray) -> BoolImage:
+    height, width = (int(side) for side in shape_hw)
+    return np.unpackbits(bits, count=height * width).reshape(height, width).astype(np.bool_)
+
+
 def read_mask(path: Path) -> TissueMask:
     """Return the tissue mask stored with a plan.
 
@@ -124,8 +166,7 @@ def read_mask(path: Path) -> TissueMask:
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            height, width = (int(side) for side in archive["mask_shape_hw"])
-            mask = np.unpackbits(archive["mask_bits"], count=height * width).reshape(height, width).astype(np.bool_)
+            mask = _unpack(archive["mask_bits"], archive["mask_shape_hw"])
             scale = archive["mask_l0_per_px_xy"]
             return TissueMask(mask=mask, l0_per_mask_px=Scale(x=float(scale[0]), y=float(scale[1])))
     except _UNREADABLE as error:

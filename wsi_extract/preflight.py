@@ -12,21 +12,34 @@ from pathlib import Path
 
 import wsi_extract
 from wsi_extract.blocks import MAX_MASK_PX, WORKER_MEMORY_USE, worker_bytes
-from wsi_extract.config import RunConfig, Sampling
+from wsi_extract.config import RunConfig, Sampling, SplitMode
 from wsi_extract.errors import ConfigError, EnvironmentFaultError
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.gather import Inputs, SlideEntry
+from wsi_extract.geometry import Rect
+from wsi_extract.layout import PATCHES, PIXELS, split_folder
+from wsi_extract.model import Split
 from wsi_extract.plans import SurveyRecord, digest_of_annotations
 from wsi_extract.resolution import choose_overview
 from wsi_extract.sampling import SamplingOptions, stride_from_overlap
 from wsi_extract.slides import openslide_version
-from wsi_extract.survey import mask_downsample
+from wsi_extract.splits import half_domains
+from wsi_extract.storage import CodecName, Store
+from wsi_extract.stores.zarr_json import PIXEL_CHUNK_PX
+from wsi_extract.survey import SurveyJob, mask_downsample
 from wsi_extract.tasks import Executor
 
 PNG_SHARE_OF_RAW = 0.75
-"""Bytes of a PNG of stained tissue per raw byte; for estimates only."""
+CODEC_SHARE_OF_RAW = {
+    CodecName.ZSTD: 0.93,
+    CodecName.NONE: 1.0,
+    CodecName.WEBP: 0.6,
+    CodecName.JPEG_XL: 0.57,
+    CodecName.JPEG: 0.25,
+}
+"""Encoded bytes of stained tissue per raw byte; for estimates only."""
 DISK_RESERVE = 1.1
-PIXEL_LIBRARIES = ("openslide", "openslide-python", "opencv-python-headless", "pillow", "numpy")
+PIXEL_LIBRARIES = ("openslide", "openslide-python", "opencv-python-headless", "pillow", "numpy", "zstandard")
 """Libraries whose version may change the bytes that are written."""
 
 
@@ -103,14 +116,43 @@ def sampling_options(config: RunConfig) -> SamplingOptions:
     )
 
 
-def expected_bytes(inputs: Inputs, surveys: Mapping[str, SurveyRecord]) -> int:
-    """Return the expected size of all patches on disk."""
-    total = 0.0
+def split_domains(entry: SlideEntry, *, config: RunConfig) -> tuple[tuple[Split, Rect], ...]:
+    """Return where patches of each split of a slide may lie, level-0 px."""
+    assert entry.info is not None
+    assert entry.decision is not None
+    if config.split_mode is SplitMode.HALF and len(entry.decision.splits) > 1:
+        return half_domains(entry.info.domain_l0, guard_px=config.guard_px)
+    return tuple((split, entry.info.domain_l0) for split in entry.decision.splits)
+
+
+def survey_job(config: RunConfig, entry: SlideEntry) -> SurveyJob:
+    """Return the survey of a slide that takes part."""
+    assert entry.info is not None
+    assert entry.frame is not None
+    return SurveyJob(
+        slide=entry.info,
+        frame=entry.frame,
+        domains=split_domains(entry, config=config),
+        annotations=entry.annotations,
+        sampling=sampling_options(config),
+        tissue_method=config.tissue_method,
+        mask_magnification=config.mask_magnification,
+        coverage=config.pixel_coverage if config.store is Store.PIXELS else None,
+        run_key=run_key(config),
+        output_dir=None if config.dry_run else config.output_dir.resolve(),
+    )
+
+
+def expected_bytes(config: RunConfig, inputs: Inputs, surveys: Mapping[str, SurveyRecord]) -> int:
+    """Return the expected size of all pixels on disk."""
+    codec_share = CODEC_SHARE_OF_RAW[config.pixel_codec[0]]
+    share = PNG_SHARE_OF_RAW * config.store.has_png + codec_share * config.store.has_patch_arrays
+    total = codec_share * PIXEL_CHUNK_PX**2 * 3 * sum(record.n_chunks for record in surveys.values())
     for entry in inputs.planned:
         record = surveys.get(entry.file.slide_id)
         if record is not None and entry.frame is not None:
             raw = entry.frame.patch_w_out_px * entry.frame.patch_h_out_px * 3
-            total += record.n_patches * raw * PNG_SHARE_OF_RAW
+            total += record.n_patches * raw * share
     return int(total)
 
 
@@ -122,7 +164,8 @@ def check_disk(output_dir: Path, *, n_bytes: int) -> None:
     EnvironmentFaultError
         When the disk has less room than the patches still to be written need.
     """
-    written = sum(file.stat().st_size for file in output_dir.glob("*2017/*/*.png"))
+    pixels = (*(split_folder(split) for split in Split), PATCHES, PIXELS)
+    written = sum(file.stat().st_size for name in pixels for file in (output_dir / name).rglob("*") if file.is_file())
     needed = max(0, n_bytes - written) * DISK_RESERVE
     existing = next(folder for folder in (output_dir, *output_dir.parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
@@ -135,7 +178,15 @@ def check_disk(output_dir: Path, *, n_bytes: int) -> None:
 
 def _versions() -> dict[str, str]:
     versions = {"wsi_extract": wsi_extract.__version__, "openslide": openslide_version()}
-    for package in ("numpy", "opencv-python-headless", "pillow", "openslide-python", "dask", "distributed"):
+    for package in (
+        "numpy",
+        "opencv-python-headless",
+        "pillow",
+        "openslide-python",
+        "zstandard",
+        "dask",
+        "distributed",
+    ):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -7,14 +7,14 @@ driver ever holding a data set in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from wsi_extract.errors import IntegrityError
 from wsi_extract.files import canonical_json, sha256_of
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class LabelEntry(TypedDict):
@@ -27,12 +27,16 @@ class LabelEntry(TypedDict):
 
 
 class PatchEntry(TypedDict):
-    """One written patch."""
+    """One patch."""
 
     row: int
+    """Number within the slide's plan."""
     file_name: str
-    bytes: int
-    sha256: str
+    """Its name in every store; the path of its PNG file below the split's folder, where there is one."""
+    bytes: NotRequired[int]
+    """Size of the PNG file."""
+    sha256: NotRequired[str]
+    """Of the PNG file."""
     x_l0: int
     y_l0: int
     kind: str
@@ -41,6 +45,17 @@ class PatchEntry(TypedDict):
     tissue_fraction: float
     labels: list[LabelEntry]
     look_alikes: NotRequired[list[LabelEntry]]
+
+
+class ShardEntry(TypedDict):
+    """The shard of a Zarr array that holds the block's patches."""
+
+    number: int
+    """Number of the shard within the array of the slide and split."""
+    n_rows: int
+    """Patches a shard of this array has room for."""
+    bytes: int
+    sha256: str
 
 
 class BlockDocument(TypedDict):
@@ -57,6 +72,16 @@ class BlockDocument(TypedDict):
     um_per_px_xy: list[float] | None
     patches: list[PatchEntry]
     label_counts: dict[str, int]
+    shard: NotRequired[ShardEntry]
+
+
+def digests_of(document: BlockDocument) -> Iterator[str]:
+    """Yield the SHA-256 of every file of pixels of a block, PNG files first, in plan order."""
+    for patch in document["patches"]:
+        if "sha256" in patch:
+            yield patch["sha256"]
+    if "shard" in document:
+        yield document["shard"]["sha256"]
 
 
 def encode_document(document: BlockDocument) -> bytes:

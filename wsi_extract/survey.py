@@ -10,15 +10,27 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
+from wsi_extract.arrays import BoolImage
 from wsi_extract.blocks import MAX_MASK_PX
 from wsi_extract.errors import IntegrityError
 from wsi_extract.files import pretty_json, write_atomically
 from wsi_extract.geometry import Rect
 from wsi_extract.layout import plan_path, survey_path
-from wsi_extract.model import AnnotationTable, OutputFrame, SlideInfo, Split, TissueMask
-from wsi_extract.plans import SurveyRecord, digest_of_annotations, digest_of_plan, job_key, read_patches, write_plan
-from wsi_extract.sampling import SamplingOptions, plan_slide
+from wsi_extract.model import AnnotationTable, OutputFrame, SlideInfo, SlidePlan, Split, TissueMask
+from wsi_extract.plans import (
+    SurveyRecord,
+    digest_of_annotations,
+    digest_of_coverage,
+    digest_of_plan,
+    job_key,
+    read_patches,
+    write_plan,
+)
+from wsi_extract.sampling import CoverageScene, SamplingOptions, needed_chunks, plan_slide
 from wsi_extract.slides import OpenedSlide, SlideCache, read_overview
+from wsi_extract.storage import Coverage
 from wsi_extract.tissue import TissueMethod, segment_tissue
 
 UM_PER_PX_AT_1X = 10.0
@@ -39,6 +51,8 @@ class SurveyJob:
     sampling: SamplingOptions
     tissue_method: TissueMethod
     mask_magnification: float
+    coverage: Coverage | None
+    """What the pixel store holds; ``None`` for other stores."""
     run_key: str
     """Digest of the settings and inputs of the run."""
     output_dir: Path | None
@@ -70,6 +84,7 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
         tissue=tissue,
         options=job.sampling,
     )
+    coverage = _cover(job, plan, tissue)
     record = SurveyRecord(
         slide_id=slide_id,
         job_key=key,
@@ -78,11 +93,30 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
         accounts=plan.accounts,
         tissue_share=round(tissue.tissue_share, 6),
         mask_l0_per_px_xy=(tissue.l0_per_mask_px.x, tissue.l0_per_mask_px.y),
+        n_chunks=0 if coverage is None else int(np.count_nonzero(coverage)),
+        coverage_digest="" if coverage is None else digest_of_coverage(coverage),
     )
     if job.output_dir is not None:
-        write_plan(plan_path(job.output_dir, slide_id=slide_id), plan, tissue=tissue)
+        write_plan(plan_path(job.output_dir, slide_id=slide_id), plan, tissue=tissue, coverage=coverage)
         write_atomically(survey_path(job.output_dir, slide_id=slide_id), pretty_json(record.to_json()))
     return record
+
+
+def _cover(job: SurveyJob, plan: SlidePlan, tissue: TissueMask) -> BoolImage | None:
+    """Return which chunks the pixel store will hold of this slide."""
+    if job.coverage is None:
+        return None
+    level = job.slide.levels[job.frame.level]
+    scene = CoverageScene(
+        width_out_px=level.width_px,
+        height_out_px=level.height_px,
+        domains=readable_domains(job),
+        frame=job.frame,
+        annotations=job.annotations,
+        tissue=tissue,
+        options=job.sampling,
+    )
+    return needed_chunks(plan.patches.origins_out, coverage=job.coverage, scene=scene)
 
 
 def _read_finished(output_dir: Path, *, slide_id: str, key: str) -> SurveyRecord | None:

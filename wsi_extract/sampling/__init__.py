@@ -8,12 +8,29 @@
     random_draw    patches anywhere on tissue
     grid           patches everywhere on tissue
     draft, plan    all of it for one slide, ordered and accounted for
+    coverage       which pixels of a slide some patch can need
+    chances        the arithmetic of shares and weights
+    online, online_slide   the law of an epoch drawn anew, for training
 
 A mitosis or hard-negative patch always holds its annotation's centre, and its origin is uniform over all origins for
 which that is so, within the jitter. Nothing is clamped, so patches do not pile up at the borders.
 """
 
+from wsi_extract.sampling.coverage import CoverageScene, needed_chunks
+from wsi_extract.sampling.online import Balance, OnlineDraw, OnlineLaw, OnlineOptions
+from wsi_extract.sampling.online_slide import OnlineSlide
 from wsi_extract.sampling.options import SamplingOptions, stride_from_overlap
 from wsi_extract.sampling.plan import plan_slide
 
-__all__ = ["SamplingOptions", "plan_slide", "stride_from_overlap"]
+__all__ = [
+    "Balance",
+    "CoverageScene",
+    "OnlineDraw",
+    "OnlineLaw",
+    "OnlineOptions",
+    "OnlineSlide",
+    "SamplingOptions",
+    "needed_chunks",
+    "plan_slide",
+    "stride_from_overlap",
+]

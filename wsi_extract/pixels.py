@@ -1,0 +1,241 @@
+"""Worker function 3: one shard of a slide's pixels -> read, cut, write, record. For the pixel store.
+
+Idempotent, and ignorant of Dask, of patches and of other shards: which chunks are wanted is the whole of its task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from wsi_extract.arrays import BoolImage, IntArray, RgbImage
+from wsi_extract.blocks import cut_windows
+from wsi_extract.errors import ConfigError, IntegrityError
+from wsi_extract.files import canonical_json, sha256_of, write_atomically
+from wsi_extract.layout import pixel_record_path, pixel_shard_path
+from wsi_extract.model import OutputFrame, SlideInfo
+from wsi_extract.slides import OpenedSlide, SlideCache
+from wsi_extract.stores.codecs import PixelCodec
+from wsi_extract.stores.pixel_array import (
+    CHUNK_PX,
+    CHUNKS_PER_SIDE,
+    chunks_in_shard,
+    chunks_shape,
+    shards_of,
+    write_pixel_shard,
+)
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PixelJob:
+    """One shard to write."""
+
+    slide: SlideInfo
+    frame: OutputFrame
+    row: int
+    """Of the shard."""
+    column: int
+    wanted: BoolImage
+    """(16, 16) bool, True for the chunks to store; at least one, none beyond the level's edge."""
+    plan_digest: str
+    codec: PixelCodec
+    output_dir: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelRecord:
+    """What a finished shard reports to the driver; everything else is in its record on disk."""
+
+    slide_id: str
+    row: int
+    column: int
+    n_chunks: int
+
+
+class PixelDocument(TypedDict):
+    """All that is known of one finished shard of pixels."""
+
+    schema: int
+    slide_id: str
+    shard: list[int]
+    """Row and column."""
+    plan_digest: str
+    chunks: str
+    """Which chunks it holds: 256 bits as hex, row by row, the first chunk first."""
+    bytes: int
+    sha256: str
+
+
+def check_pixel_frame(slide_id: str, frame: OutputFrame) -> None:
+    """Refuse a slide of which patches are no windows of whole pixels of one level.
+
+    Raises
+    ------
+    ConfigError
+        When patches would be resampled, or the level's downsample is no whole number.
+    """
+    if frame.is_resampled:
+        reason = (
+            f"its patches would be resampled: {frame.scale.x:.6g} x {frame.scale.y:.6g} level-0 px per px, but "
+            f"level {frame.level} has {frame.level_downsample:.6g}"
+        )
+    elif not float(frame.level_downsample).is_integer():
+        reason = f"a pixel of level {frame.level} is {frame.level_downsample:.6g} level-0 px wide, no whole number"
+    else:
+        return
+    raise ConfigError(
+        f"slide {slide_id} cannot be kept in a pixel store: {reason}.",
+        "Use --store zarr, which takes any resolution, or read a level as it is with --level 0.",
+    )
+
+
+def cut_pixel_jobs(
+    coverage: BoolImage, *, slide: SlideInfo, frame: OutputFrame, plan_digest: str, codec: PixelCodec, output_dir: Path
+) -> Iterator[PixelJob]:
+    """Yield the shards of a slide row by row; together they hold every chunk of the coverage once.
+
+    Parameters
+    ----------
+    coverage
+        (rows, columns) bool, one value per chunk of the level that is read, True = to be stored.
+    plan_digest
+        Digest of the plan the coverage belongs to.
+
+    Raises
+    ------
+    ValueError
+        When the coverage is not that of the level.
+    """
+    level = slide.levels[frame.level]
+    shape = chunks_shape((level.width_px, level.height_px))
+    if coverage.shape != shape:
+        raise ValueError(f"slide {slide.slide_id}: the coverage has {coverage.shape} chunks, its level {shape}")
+    for row, column in shards_of(coverage):
+        yield PixelJob(
+            slide=slide,
+            frame=frame,
+            row=row,
+            column=column,
+            wanted=chunks_in_shard(coverage, row=row, column=column),
+            plan_digest=plan_digest,
+            codec=codec,
+            output_dir=output_dir,
+        )
+
+
+def write_pixels(job: PixelJob, slides: SlideCache) -> PixelRecord:
+    """Read the wanted chunks of one shard from the slide and write them; the record comes last.
+
+    Raises
+    ------
+    SlideError
+        When a region of the slide cannot be read. No pixel is ever made up.
+    OSError
+        When the output cannot be written.
+    """
+    slide_id = job.slide.slide_id
+    path = pixel_shard_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
+    stored = write_pixel_shard(path, read_chunks(slides.get(job.slide), job), codec=job.codec)
+    slides.get(job.slide)  # raises when the file was replaced while it was being read
+    document: PixelDocument = {
+        "schema": SCHEMA,
+        "slide_id": slide_id,
+        "shard": [job.row, job.column],
+        "plan_digest": job.plan_digest,
+        "chunks": _hex_of(job.wanted),
+        "bytes": stored.n_bytes,
+        "sha256": stored.sha256,
+    }
+    record_path = pixel_record_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
+    write_atomically(record_path, encode_pixel_document(document))
+    return PixelRecord(slide_id=slide_id, row=job.row, column=job.column, n_chunks=int(np.count_nonzero(job.wanted)))
+
+
+def read_chunks(slide: OpenedSlide, job: PixelJob) -> Iterator[tuple[int, RgbImage]]:
+    """Yield (number within the shard, pixels (128, 128, 3)) of every wanted chunk, window by window.
+
+    Only what is wanted is read. Pixels beyond the level's edge are 0.
+    """
+    level, step = job.slide.levels[job.frame.level], int(job.frame.level_downsample)
+    size_wh = (level.width_px, level.height_px)
+    places = np.argwhere(job.wanted)
+    boxes_lv = _boxes_lv(places, job=job, size_wh=size_wh)
+    for window in cut_windows(boxes_lv.astype(np.float64), margin_px=0, level_size_wh=size_wh):
+        rect = window.rect_lv
+        pixels = slide.read_region(
+            job.frame.level, x_l0=rect.x0 * step, y_l0=rect.y0 * step, w_lv_px=rect.width, h_lv_px=rect.height
+        )
+        for index in sorted(window.rows):
+            x0, y0, x1, y1 = (boxes_lv[index] - (rect.x0, rect.y0, rect.x0, rect.y0)).tolist()
+            chunk: RgbImage = np.zeros((CHUNK_PX, CHUNK_PX, 3), dtype=np.uint8)
+            chunk[: y1 - y0, : x1 - x0] = pixels[y0:y1, x0:x1]
+            row, column = places[index].tolist()
+            yield row * CHUNKS_PER_SIDE + column, chunk
+
+
+def _boxes_lv(places: IntArray, *, job: PixelJob, size_wh: tuple[int, int]) -> IntArray:
+    """Return what each chunk needs of the level, (N, 4), columns (x0, y0, x1, y1)."""
+    first = np.array([job.row, job.column]) * CHUNKS_PER_SIDE
+    start_xy = ((places + first) * CHUNK_PX)[:, ::-1]
+    return np.concatenate([start_xy, np.minimum(start_xy + CHUNK_PX, size_wh)], axis=1)
+
+
+def is_done(job: PixelJob) -> bool:
+    """Whether an earlier run wrote the shard: its record fits the job and the file is there, whole."""
+    slide_id = job.slide.slide_id
+    try:
+        document = read_pixel_document(
+            pixel_record_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
+        )
+    except IntegrityError:
+        return False
+    if document is None or (document["plan_digest"], document["chunks"]) != (job.plan_digest, _hex_of(job.wanted)):
+        return False
+    path = pixel_shard_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
+    return path.is_file() and path.stat().st_size == document["bytes"]
+
+
+def encode_pixel_document(document: PixelDocument) -> bytes:
+    """Return the bytes of the record: canonical JSON with the digest of its content in front."""
+    body = canonical_json(document)
+    return canonical_json({"sha256": sha256_of(body)})[:-1] + b',"shard":' + body + b"}\n"
+
+
+def read_pixel_document(path: Path) -> PixelDocument | None:
+    """Return the record at ``path``, ``None`` when there is none.
+
+    Raises
+    ------
+    IntegrityError
+        When the file is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        envelope: Mapping[str, Any] = json.loads(data)
+        document: PixelDocument = envelope["shard"]
+        is_whole = sha256_of(canonical_json(document)) == envelope["sha256"] and document["schema"] == SCHEMA
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"the record {path} is damaged: {error}.", "Delete it and run again.") from error
+    if not is_whole:
+        raise IntegrityError(f"the record {path} does not match its own digest.", "Delete it and run again.")
+    return document
+
+
+def chunks_of(document: PixelDocument) -> BoolImage:
+    """Return which chunks a finished shard holds, (16, 16) bool."""
+    bits = np.frombuffer(bytes.fromhex(document["chunks"]), dtype=np.uint8)
+    return np.unpackbits(bits).reshape(CHUNKS_PER_SIDE, CHUNKS_PER_SIDE).astype(np.bool_)
+
+
+def _hex_of(wanted: BoolImage) -> str:
+    return np.packbits(wanted).tobytes().hex()
