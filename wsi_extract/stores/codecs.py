@@ -7,6 +7,7 @@ the names of ``imagecodecs.zarr``, with which zarr-python reads them.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,11 @@ class PixelCodec:
         return data + checksum_of(data)
 
     def decode_into(self, data: bytes | memoryview, out: RgbImage) -> None:
-        """Write the pixels of a chunk to ``out``, ``(h, w, 3)`` uint8.
+        """Write the pixels of a chunk to ``out``, ``(h, w, 3)`` uint8; see `decode`."""
+        out[...] = self.decode(data, shape=out.shape)
+
+    def decode(self, data: bytes | memoryview, *, shape: tuple[int, ...]) -> RgbImage:
+        """Return the pixels of a chunk, an array of ``shape`` = (h, w, 3) that may be read-only.
 
         Raises
         ------
@@ -73,13 +78,11 @@ class PixelCodec:
             When the bytes are damaged, or hold another number of pixels.
         """
         if self.name is CodecName.ZSTD:
-            _decompress(data, out)
-            return
+            return np.frombuffer(_decompress(data, n_bytes=math.prod(shape)), dtype=np.uint8).reshape(shape)
         body = verified_body(data)
         if self.name is CodecName.NONE:
-            out[...] = np.frombuffer(body, dtype=np.uint8).reshape(out.shape)
-            return
-        out[...] = _decode_image(self.name, bytes(body)).reshape(out.shape)
+            return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+        return _decode_image(self.name, bytes(body)).reshape(shape)
 
     def to_zarr(self) -> list[CodecDocument]:
         """Return the codec chain of Zarr v3 metadata that says the same."""
@@ -145,15 +148,16 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
     return known[level]
 
 
-def _decompress(data: bytes | memoryview, out: RgbImage) -> None:
+def _decompress(data: bytes | memoryview, *, n_bytes: int) -> bytes:
     try:
-        n_bytes = zstandard.frame_content_size(data)
-        if n_bytes != out.size:  # before memory is reserved for whatever a damaged header claims
-            raise ValueError(f"{n_bytes} bytes of pixels, expected {out.size}")
-        pixels = _contexts.decompressor.decompress(data)
+        frame = zstandard.get_frame_parameters(data)
+        if frame.content_size != n_bytes:  # before memory is reserved for whatever a damaged header claims
+            raise ValueError(f"{frame.content_size} bytes of pixels, expected {n_bytes}")
+        if not frame.has_checksum:
+            raise ValueError("it carries no checksum")
+        return _contexts.decompressor.decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
-    out[...] = np.frombuffer(pixels, dtype=np.uint8).reshape(out.shape)
 
 
 def _image_options(codec: PixelCodec) -> dict[str, object]:

@@ -172,19 +172,14 @@ class PixelArray:
         """
         height, width = out.shape[:2]
         self._check_window(x_out, y_out, width=width, height=height)
-        scratch: RgbImage = np.empty((CHUNK_PX, CHUNK_PX, 3), dtype=np.uint8)
         for row in range(y_out // CHUNK_PX, -(-(y_out + height) // CHUNK_PX)):
             top = row * CHUNK_PX - y_out
             y0, y1 = max(top, 0), min(top + CHUNK_PX, height)
             for column in range(x_out // CHUNK_PX, -(-(x_out + width) // CHUNK_PX)):
                 left = column * CHUNK_PX - x_out
                 x0, x1 = max(left, 0), min(left + CHUNK_PX, width)
-                part = out[y0:y1, x0:x1]
-                if part.shape == scratch.shape:
-                    self._read_chunk(row, column, part)
-                else:
-                    self._read_chunk(row, column, scratch)
-                    part[...] = scratch[y0 - top : y1 - top, x0 - left : x1 - left]
+                chunk = self._read_chunk(row, column)
+                out[y0:y1, x0:x1] = chunk[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def _check_window(self, x_out: int, y_out: int, *, width: int, height: int) -> None:
         width_px, height_px = self.size_wh_px
@@ -204,7 +199,7 @@ class PixelArray:
                 "Extract with --coverage tissue, which stores all tissue, or with --coverage anchors.",
             )
 
-    def _read_chunk(self, row: int, column: int, out: RgbImage) -> None:
+    def _read_chunk(self, row: int, column: int) -> RgbImage:
         shard_row, row_within = divmod(row, CHUNKS_PER_SIDE)
         shard_column, column_within = divmod(column, CHUNKS_PER_SIDE)
         path = f"{self._shard_root}/{shard_row}/{shard_column}"
@@ -213,7 +208,7 @@ class PixelArray:
             data = self.shards.read(path, number, n_chunks=CHUNKS_PER_SHARD)
             if data is None:
                 raise DamagedShardError(f"the shard {path} does not hold it.")
-            self.codec.decode_into(data, out)
+            return self.codec.decode(data, shape=(CHUNK_PX, CHUNK_PX, 3))
         except (ValueError, IntegrityError) as error:
             reason = (
                 error.message if isinstance(error, IntegrityError) else f"its bytes in {path} are damaged: {error}."
