@@ -16,6 +16,8 @@ from wsi_extract.extraction import RunPlan
 from wsi_extract.finish import Finished, describe_shortfall
 from wsi_extract.gather import Inputs, SlideStatus
 from wsi_extract.model import Fault, PatchKind, Role, Split
+from wsi_extract.storage import CodecName, Store
+from wsi_extract.stores.zarr_json import PIXEL_CHUNK_PX
 from wsi_extract.targets import CATEGORY_NAMES
 
 LOG_WIDTH = 140
@@ -180,11 +182,27 @@ class ConsoleReporter:
                 if account.missing_reason:
                     self.console.print(f"slide {record.slide_id}, {describe_shortfall(account)}")
         self.console.print(
-            f"{plan.n_patches:,} PNG files, about {plan.n_bytes / 1e6:,.0f} MB; "
+            f"{self._describe_store(plan)}, about {plan.n_bytes / 1e6:,.0f} MB; "
             f"memory per worker at most about {plan.worker_bytes / 1e6:,.0f} MB"
         )
+        if self.config.store is not Store.PNG and self.config.pixel_codec[0] is CodecName.JPEG:
+            self.console.print(Text("codec jpeg is lossy: pixels will differ from the slide's", style="yellow"))
         if self.config.dry_run:
             self.console.print("dry run: nothing was written")
+
+    def _describe_store(self, plan: RunPlan) -> str:
+        codec, level = self.config.pixel_codec
+        compression = codec.value if codec is CodecName.NONE else f"{codec.value}, level {level}"
+        match self.config.store:
+            case Store.PNG:
+                return f"{plan.n_patches:,} PNG files"
+            case Store.ZARR:
+                return f"{plan.n_patches:,} patches in Zarr arrays ({compression})"
+            case Store.BOTH:
+                return f"{plan.n_patches:,} PNG files and as many patches in Zarr arrays ({compression})"
+        n_chunks = sum(record.n_chunks for record in plan.surveys.values())
+        covered = self.config.pixel_coverage.value
+        return f"{n_chunks:,} chunks of {PIXEL_CHUNK_PX} px in OME-Zarr images ({compression}; coverage: {covered})"
 
     @staticmethod
     def _count_plan(plan: RunPlan, *, split: Split) -> dict[str, int]:
