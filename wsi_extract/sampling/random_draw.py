@@ -113,13 +113,13 @@ def _first_free(keys: IntArray, *, columns: IntArray, taken: set[int]) -> int | 
 
 def _draw_counted(stream: Stream, *, n: int, origins: Rect, rule: TissueRule, taken: set[int]) -> tuple[IntArray, str]:
     """Draw without guessing: number all admissible origins, draw different numbers, leave out used origins."""
-    tiles = _tiles_with_tissue(origins, rule=rule)
-    counts = np.array([_count(tile, rule=rule) for tile in tiles], dtype=np.int64).reshape(-1, 2)
+    tiles = tiles_with_tissue(origins, rule=rule)
+    counts = np.array([count_admissible(tile, rule=rule) for tile in tiles], dtype=np.int64).reshape(-1, 2)
     n_with_tissue, n_admissible = (int(total) for total in counts.sum(axis=0))
     # Each used or drawn level-0 origin can spoil this many numbers, so that enough good ones remain.
     n_wanted = (n + len(taken)) * _n_origins_per_key(rule.frame.scale)
     numbers = distinct_integers(stream, n_wanted=n_wanted, n_total=n_admissible)
-    candidates = _origins_of(numbers, tiles=tiles, counts=counts[:, 1], rule=rule)
+    candidates = origins_of(numbers, tiles=tiles, counts=counts[:, 1], rule=rule)
     keys = origin_keys(candidates, scale=rule.frame.scale).tolist()
     chosen: list[int] = []
     for row, key in enumerate(keys):
@@ -143,7 +143,7 @@ def _n_origins_per_key(scale: Scale) -> int:
     return math.ceil(1 / scale.x) * math.ceil(1 / scale.y)
 
 
-def _tiles_with_tissue(origins: Rect, *, rule: TissueRule) -> list[Rect]:
+def tiles_with_tissue(origins: Rect, *, rule: TissueRule) -> list[Rect]:
     """Cut the rectangle of origins into tiles and return those that may hold an admissible one."""
     columns = -(-origins.width // TILE_SIDE_PX)
     n_tiles = columns * -(-origins.height // TILE_SIDE_PX)
@@ -163,12 +163,13 @@ def _maps(tile: Rect, *, rule: TissueRule) -> tuple[BoolImage, BoolImage]:
     return with_tissue, clear_unwanted(with_tissue, origins=tile, rule=rule)
 
 
-def _count(tile: Rect, *, rule: TissueRule) -> tuple[int, int]:
+def count_admissible(tile: Rect, *, rule: TissueRule) -> tuple[int, int]:
+    """Return how many origins of a tile hold enough tissue, and how many of those are admissible."""
     with_tissue, admissible = _maps(tile, rule=rule)
     return int(np.count_nonzero(with_tissue)), int(np.count_nonzero(admissible))
 
 
-def _origins_of(numbers: IntArray, *, tiles: Sequence[Rect], counts: IntArray, rule: TissueRule) -> IntArray:
+def origins_of(numbers: IntArray, *, tiles: Sequence[Rect], counts: IntArray, rule: TissueRule) -> IntArray:
     """Return the origin of each number; numbers run through the tiles, and row by row through each.
 
     Maps are made again rather than kept: a slide full of sparse tissue would need gigabytes.

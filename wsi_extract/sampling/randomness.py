@@ -35,7 +35,11 @@ def bit_generator(stream: Stream, *, item: tuple[int | str, ...]) -> np.random.P
 
     Its key is the 128-bit BLAKE2b of the JSON list ``[seed, slide_id, split, epoch, kind, *item]``.
     """
-    meaning = [stream.seed, stream.slide_id, stream.split.value, stream.epoch, stream.kind.label, *item]
+    return keyed_generator(stream.seed, stream.slide_id, stream.split.value, stream.epoch, stream.kind.label, *item)
+
+
+def keyed_generator(*meaning: int | str) -> np.random.Philox:
+    """Return the generator whose key is the 128-bit BLAKE2b of the JSON list of what its numbers are for."""
     digest = hashlib.blake2b(canonical_json(meaning), digest_size=16).digest()
     return np.random.Philox(key=np.frombuffer(digest, dtype="<u8").astype(np.uint64))
 
