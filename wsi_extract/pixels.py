@@ -5,20 +5,20 @@ Idempotent, and ignorant of Dask, of patches and of other shards: which chunks a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 
 from wsi_extract.arrays import BoolImage, IntArray, RgbImage
 from wsi_extract.blocks import cut_windows
 from wsi_extract.errors import ConfigError, IntegrityError
-from wsi_extract.files import canonical_json, sha256_of, write_atomically
+from wsi_extract.files import write_atomically
 from wsi_extract.layout import pixel_record_path, pixel_shard_path
 from wsi_extract.model import OutputFrame, SlideInfo
+from wsi_extract.record_files import encode_record, read_record
 from wsi_extract.slides import OpenedSlide, SlideCache
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import (
@@ -203,9 +203,8 @@ def is_done(job: PixelJob) -> bool:
 
 
 def encode_pixel_document(document: PixelDocument) -> bytes:
-    """Return the bytes of the record: canonical JSON with the digest of its content in front."""
-    body = canonical_json(document)
-    return canonical_json({"sha256": sha256_of(body)})[:-1] + b',"shard":' + body + b"}\n"
+    """Return the bytes of the record, see `wsi_extract.record_files`."""
+    return encode_record(document, kind="shard")
 
 
 def read_pixel_document(path: Path) -> PixelDocument | None:
@@ -216,19 +215,7 @@ def read_pixel_document(path: Path) -> PixelDocument | None:
     IntegrityError
         When the file is damaged.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        envelope: Mapping[str, Any] = json.loads(data)
-        document: PixelDocument = envelope["shard"]
-        is_whole = sha256_of(canonical_json(document)) == envelope["sha256"] and document["schema"] == SCHEMA
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"the record {path} is damaged: {error}.", "Delete it and run again.") from error
-    if not is_whole:
-        raise IntegrityError(f"the record {path} does not match its own digest.", "Delete it and run again.")
-    return document
+    return cast("PixelDocument | None", read_record(path, kind="shard", schema=SCHEMA))
 
 
 def chunks_of(document: PixelDocument) -> BoolImage:

@@ -6,13 +6,11 @@ driver ever holding a data set in memory.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
-from wsi_extract.errors import IntegrityError
-from wsi_extract.files import canonical_json, sha256_of
+from wsi_extract.record_files import encode_record, read_record
 
 SCHEMA = 2
 
@@ -85,9 +83,8 @@ def digests_of(document: BlockDocument) -> Iterator[str]:
 
 
 def encode_document(document: BlockDocument) -> bytes:
-    """Return the bytes of the record: canonical JSON with the digest of its content in front."""
-    body = canonical_json(document)
-    return canonical_json({"sha256": sha256_of(body)})[:-1] + b',"block":' + body + b"}\n"
+    """Return the bytes of the record, see `wsi_extract.record_files`."""
+    return encode_record(document, kind="block")
 
 
 def read_document(path: Path) -> BlockDocument | None:
@@ -98,16 +95,4 @@ def read_document(path: Path) -> BlockDocument | None:
     IntegrityError
         When the file is damaged.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        envelope: Mapping[str, Any] = json.loads(data)
-        document: BlockDocument = envelope["block"]
-        is_whole = sha256_of(canonical_json(document)) == envelope["sha256"] and document["schema"] == SCHEMA
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"the record {path} is damaged: {error}.", "Delete it and run again.") from error
-    if not is_whole:
-        raise IntegrityError(f"the record {path} does not match its own digest.", "Delete it and run again.")
-    return document
+    return cast("BlockDocument | None", read_record(path, kind="block", schema=SCHEMA))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +11,7 @@ import numpy as np
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.files import fsync_folder, make_folder, sha256_of, temporary_beside
-
-SYNC_THREADS = 16
-"""The file system commits what waits together at once: 256 files take 0.05 s with 16 threads, 0.9 s one by one."""
+from wsi_extract.files import commit_together, make_folder, sha256_of, temporary_beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,22 +83,9 @@ def write_patches(folder: Path, patches: Iterable[tuple[str, RgbImage]]) -> list
             pending.append((temporary, path))
             temporary.write_bytes(data)
             stored.append(StoredPatch(file_name=file_name, n_bytes=len(data), sha256=sha256_of(data)))
-        with ThreadPoolExecutor(SYNC_THREADS) as pool:
-            list(pool.map(_synchronise, [temporary for temporary, _ in pending]))
-        for temporary, path in pending:
-            temporary.replace(path)
+        commit_together(pending)
     except BaseException:
         for temporary, _ in pending:
             temporary.unlink(missing_ok=True)
         raise
-    for parent in sorted({path.parent for _, path in pending}):
-        fsync_folder(parent)
     return stored
-
-
-def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
