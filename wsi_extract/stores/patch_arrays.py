@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.errors import IntegrityError
@@ -52,12 +49,17 @@ class PatchArray:
     n_rows: int
     """Rows per shard."""
     codec: PixelCodec
+    _chunk_root: str = field(init=False, repr=False)
+    """Above all shards; paths are put together as text, because pathlib would take as long as reading a raw patch."""
+
+    def __post_init__(self) -> None:
+        first = patch_shard_path(self.output_dir, slide_id=self.slide_id, split=self.split, shard=0)
+        object.__setattr__(self, "_chunk_root", str(first.parents[3]))
 
     def place_of(self, row: int) -> tuple[str, int]:
         """Return the shard that holds a row, and the row's number within it."""
         shard, within = divmod(row, self.n_rows)
-        path = patch_shard_path(self.output_dir, slide_id=self.slide_id, split=self.split, shard=shard)
-        return str(path), within
+        return f"{self._chunk_root}/{shard}/0/0/0", within
 
 
 def open_patch_array(output_dir: Path, *, slide_id: str, split: Split) -> PatchArray:
@@ -120,9 +122,3 @@ def _read_raw(descriptor: int, offset: int, out: RgbImage, *, n_bytes: int) -> N
         raise ValueError("the file is truncated")
     if checksum_of(pixels) != checksum:
         raise ValueError("the checksum does not fit")
-
-
-def in_reading_order(arrays: Sequence[PatchArray], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the positions of a batch, sorted by array and row, so that each shard is visited once."""
-    keys = [(array.slide_id, array.split, int(row)) for array, row in zip(arrays, rows, strict=True)]
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)

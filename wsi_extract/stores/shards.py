@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -101,8 +101,7 @@ def write_shard(path: Path, chunks: Iterable[tuple[int, bytes]], *, n_chunks: in
         return shard.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkPlace:
+class ChunkPlace(NamedTuple):
     """Where a chunk lies: an open file and a range of it."""
 
     descriptor: int
