@@ -60,12 +60,12 @@ def test_settings_of_another_store_are_refused(values: dict[str, object], expect
 
 
 def test_codec_level_and_coverage_have_defaults_where_they_mean_something() -> None:
-    assert load(store="zarr").pixel_codec == ("zstd", 1)
+    assert load(store="zarr").pixel_codec == ("zstd", -1)
     assert load(store="both", codec="jpeg").pixel_codec == ("jpeg", 95)
     assert load(store="pixels").pixel_coverage == "anchors"
     assert load().output_settings()["codec"] is None
     # What is meant counts, not whether it was written down.
     assert (
         load(store="pixels").output_settings()
-        == load(store="pixels", codec="zstd", codec_level=1, coverage="anchors").output_settings()
+        == load(store="pixels", codec="zstd", codec_level=-1, coverage="anchors").output_settings()
     )

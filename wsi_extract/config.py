@@ -154,7 +154,7 @@ class RunConfig(BaseModel):
         description="compression of zarr and pixels: zstd (default), none, webp, jpeg-xl, all lossless; jpeg: lossy",
     )
     codec_level: int | None = Field(
-        None, description="zstd -7 to 19 (default 1), webp 0 to 6 (0), jpeg-xl 1 to 9 (1), jpeg quality 1 to 100 (95)"
+        None, description="zstd -7 to 19 (default -1), webp 0 to 6 (0), jpeg-xl 1 to 9 (1), jpeg quality 1 to 100 (95)"
     )
     coverage: Coverage | None = Field(
         None,

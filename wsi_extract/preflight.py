@@ -31,7 +31,7 @@ from wsi_extract.tasks import Executor
 
 PNG_SHARE_OF_RAW = 0.75
 CODEC_SHARE_OF_RAW = {
-    CodecName.ZSTD: 0.93,
+    CodecName.ZSTD: 0.97,
     CodecName.NONE: 1.0,
     CodecName.WEBP: 0.6,
     CodecName.JPEG_XL: 0.57,
