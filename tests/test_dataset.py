@@ -143,7 +143,7 @@ def test_a_lost_patch_is_an_error_that_names_it(tmp_path: Path, store: Store, da
         slide_id = patches.index.slides[patches.index.slide[i]].slide_id
         if error:
             assert f"patch {patches.index.file_name(i)} of slide {slide_id} (train)" in error
-            assert "Run the extraction again" in error
+            assert "run the extraction again" in error
         else:
             assert np.array_equal(patches.read(i), sound.read(i))
     with pytest.raises(IntegrityError, match=patches.index.file_name(lost[0])):

@@ -108,8 +108,16 @@ def test_a_replaced_shard_is_read_anew_once_its_file_was_closed(tmp_path: Path) 
     assert reader.read(str(path), 1, n_chunks=2) == b"more"
 
 
-def _read_in_child(reader: ShardReader, path: str, answers: multiprocessing.Queue[bytes | None]) -> None:
-    answers.put(reader.read(path, 2, n_chunks=4))
+inherited: list[ShardReader] = []
+
+
+def _inherit(reader: ShardReader) -> None:
+    """Keep the parent's own reader, which a forked child gets without pickling."""
+    inherited.append(reader)
+
+
+def _read_in_child(path: str) -> bytes | None:
+    return inherited[0].read(path, 2, n_chunks=4)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -117,14 +125,10 @@ def _read_in_child(reader: ShardReader, path: str, answers: multiprocessing.Queu
 def test_readers_work_in_children(tmp_path: Path, method: str) -> None:
     path = str(tmp_path / "0")
     write_shard(tmp_path / "0", CHUNKS.items(), n_chunks=4)
-    context = multiprocessing.get_context(method)
     with ShardReader() as reader:
         assert reader.read(path, 0, n_chunks=4) == b"first"
-        answers: multiprocessing.Queue[bytes | None] = context.Queue()  # type: ignore[assignment]  # same class
-        child = context.Process(target=_read_in_child, args=(reader, path, answers))
-        child.start()
-        assert answers.get(timeout=60) == CHUNKS[2]
-        child.join()
+        with multiprocessing.get_context(method).Pool(1, initializer=_inherit, initargs=(reader,)) as pool:
+            assert pool.apply(_read_in_child, (path,)) == CHUNKS[2]
         assert reader.read(path, 2, n_chunks=4) == CHUNKS[2]
 
 

@@ -84,7 +84,7 @@ def test_untouched_data_set_is_sound(finished: Path) -> None:
     assert report.is_sound
     assert report.n_images == len(patch_paths(finished)) == 48
     assert report.n_boxes > 10
-    assert set(report.checks) == {check.value for check in Check} - {"comparison"}
+    assert set(report.checks) == {check.value for check in Check} - {"arrays", "pixels", "scenes", "comparison"}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,11 @@ def test_untouched_data_set_is_sound(finished: Path) -> None:
 def test_every_mode_is_sound(inputs: Path, tmp_path: Path, options: Json) -> None:
     output_dir = make_dataset(inputs, name=str(tmp_path / "out"), **options)
     assert audit(output_dir).problems == ()
+
+
+def put_in(out: Path, name: str) -> None:
+    (out / name).parent.mkdir(parents=True)
+    (out / name).touch()
 
 
 CASES = [
@@ -146,6 +151,7 @@ CASES = [
     ("slides.csv absent", lambda out: (out / SLIDES_TABLE).unlink(), Check.FOLDER, "missing"),
     ("run.json absent", lambda out: run_path(out).unlink(), Check.FOLDER, "missing"),
     ("patch absent", patch_file(Path.unlink), Check.PATCHES, "missing"),
+    ("a shard", lambda out: put_in(out, "patches.zarr/train/a/c/0/0/0/0"), Check.FOLDER, "no part of a data set"),
     ("patch truncated", patch_file(truncate), Check.PATCHES, "is truncated"),
     ("patch empty", patch_file(lambda path: truncate(path, share=0)), Check.PATCHES, "not a PNG file"),
     ("flipped byte", patch_file(lambda path: flip_byte(path, position=0.5)), Check.PATCHES, ""),

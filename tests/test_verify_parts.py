@@ -145,6 +145,37 @@ def test_every_difference_is_listed(pair: tuple[Path, Path]) -> None:
     assert "counts.a[1]: 2 against 3" in messages[3]
 
 
+def test_other_settings_are_named_before_any_file(pair: tuple[Path, Path]) -> None:
+    first, second = pair
+    (first / "slides.csv").touch()
+    edit_json(first / MANIFEST, lambda manifest: manifest.update(settings={"store": "png"}))
+    edit_json(second / MANIFEST, lambda manifest: manifest.update(settings={"store": "zarr"}))
+    (problem,) = compare(first, second).problems
+    assert problem.message == f'the settings differ from those of {second}: store: "png" against "zarr"'
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train2017/gone/gone_x0_y0.png",
+        "patches.zarr/val/gone/c/0/0/0/0",
+        "pixels.zarr/gone/0/c/0/0/0",
+        ".wsi_extract/pixels/gone/0_0.json",
+        ".wsi_extract/records/gone/000000.json",
+    ],
+)
+def test_what_a_failed_slide_left_behind_is_no_difference(pair: tuple[Path, Path], name: str) -> None:
+    path = pair[0] / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert not compare(*pair).is_sound
+    for folder in pair:
+        edit_json(
+            folder / MANIFEST, lambda manifest: manifest.update(slides=[{"slide_id": "gone", "status": "failed"}])
+        )
+    assert compare(*pair).problems == ()
+
+
 def test_an_unfinished_folder_cannot_be_compared(pair: tuple[Path, Path]) -> None:
     (pair[1] / MANIFEST).unlink()
     (problem,) = compare(*pair).problems

@@ -1,4 +1,4 @@
-"""Tools beside the main job: ``python -m wsi_extract {demo,verify} ...``."""
+"""Tools beside the main job: ``python -m wsi_extract {demo,verify,export,convert} ...``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsi_extract.convert import command as convert_command
 from wsi_extract.errors import InputError, WsiExtractError
+from wsi_extract.export import command as export_command
 
 if TYPE_CHECKING:
     from wsi_extract.verify import AuditReport
@@ -30,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="audit a finished data set from scratch, or compare two")
     verify.add_argument("folder", type=Path, metavar="OUT")
     verify.add_argument("--same", type=Path, metavar="OTHER", help="compare byte for byte, apart from timings")
+    export_command.add_flags(commands.add_parser("export", help="write a finished data set in another layout"))
+    convert_command.add_flags(commands.add_parser("convert", help="write a finished data set with another store"))
     return parser
 
 
@@ -69,6 +73,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         print(f"... and {n_more:,} more problems", file=sys.stderr)
     print(_verdict(arguments, report))
     print(f"checked: {', '.join(report.checks)}")
+    for note in report.notes:
+        print(f"note: {note}")
     return 0 if report.is_sound else EXIT_INTEGRITY
 
 
@@ -81,11 +87,53 @@ def _verdict(arguments: argparse.Namespace, report: AuditReport) -> str:
     return f"{arguments.folder} is {'sound' if report.is_sound else 'NOT sound'}{problems}: {what}"
 
 
+def run_export(arguments: argparse.Namespace) -> int:
+    """Export a data set and say what the export holds."""
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from wsi_extract.export.run import export_dataset  # noqa: PLC0415
+
+    request = export_command.request_of(arguments)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+        bar = progress.add_task("")
+        result = export_dataset(
+            request,
+            on_progress=lambda split, n_done, n_total: progress.update(
+                bar, description=split.value, completed=n_done, total=n_total
+            ),
+        )
+    held = ", ".join(f"{split} {counts.n_patches:,}" for split, counts in result.counts.items())
+    print(f"{request.destination} {'was finished already' if result.was_finished else 'is finished'}: patches: {held}")
+    return 0
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Convert a data set to another store and say what was done."""
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from wsi_extract.convert.run import convert_dataset  # noqa: PLC0415
+
+    request = convert_command.request_of(arguments)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+        bar = progress.add_task("patches")
+        result = convert_dataset(
+            request,
+            on_progress=lambda n_done, n_total: progress.update(bar, completed=n_done, total=n_total),
+            on_notice=lambda text: print(f"warning: {text}", file=sys.stderr),
+        )
+    print(
+        f"{request.destination} is finished: {result.n_patches:,} patches with store {request.store}, "
+        f"{result.n_converted:,} of them converted now"
+    )
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        return {"demo": run_demo, "verify": run_verify}[arguments.command](arguments)
+        commands = {"demo": run_demo, "verify": run_verify, "export": run_export, "convert": run_convert}
+        return commands[arguments.command](arguments)
     except WsiExtractError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

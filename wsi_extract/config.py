@@ -258,6 +258,9 @@ LOCATION_FIELDS = frozenset(
 )
 """Paths: their content matters, not their names."""
 
+STORE_FIELDS = frozenset({"store", "codec", "codec_level", "coverage"})
+"""Settings that change how pixels are kept, and nothing else."""
+
 RUN_FIELDS = frozenset(
     {"workers", "scheduler", "dashboard_address", "worker_memory_mb", "on_partial", "dry_run", "fresh"}
 )

@@ -6,6 +6,9 @@ The class decides the exit code of the program.
 
 from __future__ import annotations
 
+RESTORE = "Delete the file, if it is there, and run the extraction again: what is missing is made anew."
+"""The remedy for a damaged or lost file of pixels: resuming looks for files and their sizes, not for bytes."""
+
 
 class WsiExtractError(Exception):
     """Base of every error this package raises on purpose.

@@ -5,25 +5,22 @@ One read per window, one write at the end; idempotent, and ignorant of Dask, of 
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from wsi_extract.arrays import FloatArray, IntArray, RgbImage
 from wsi_extract.blocks import cut_windows
 from wsi_extract.files import write_atomically
-from wsi_extract.layout import patch_file_name, patch_shard_path, record_path, split_folder
+from wsi_extract.layout import patch_file_name, record_path
 from wsi_extract.model import Block, BlockRecord, OutputFrame, PatchKind, SlideLevel
-from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, ShardEntry, encode_document
+from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
 from wsi_extract.resample import cut_patch, support_px
 from wsi_extract.slides import OpenedSlide, SlideCache
 from wsi_extract.storage import Store
-from wsi_extract.stores.codecs import PixelCodec
-from wsi_extract.stores.png import write_patches
-from wsi_extract.stores.shards import open_shard
+from wsi_extract.stores.block_files import BlockTarget, ShardPlace, write_block_files
 from wsi_extract.targets import LabelRules, PatchLabel, PatchLabels, label_patch
 
 EDGE_TOLERANCE_PX = 1e-6
@@ -36,10 +33,7 @@ class ExtractJob:
 
     block: Block
     rules: LabelRules
-    store: Store
-    codec: PixelCodec
-    """Of Zarr stores."""
-    output_dir: Path
+    target: BlockTarget
 
 
 def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
@@ -54,44 +48,17 @@ def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
     """
     block = job.block
     document = _describe(block, rules=job.rules)
-    if job.store.has_patch_arrays:
-        document["shard"] = _write_arrays(job, slides.get(block.slide), document)
-    elif job.store.has_png:
-        _write_png(job, read_patches(slides.get(block.slide), block), document)
-    if job.store is not Store.PIXELS:
+    if job.target.store is not Store.PIXELS:
+        write_block_files(
+            document,
+            read_patches(slides.get(block.slide), block),
+            target=job.target,
+            place=ShardPlace(number=block.shard, n_rows=block.n_rows),
+        )
         slides.get(block.slide)  # raises when the file was replaced while it was being read
-    path = record_path(job.output_dir, slide_id=block.slide.slide_id, index=block.index)
+    path = record_path(job.target.output_dir, slide_id=block.slide.slide_id, index=block.index)
     write_atomically(path, encode_document(document))
     return BlockRecord(slide_id=block.slide.slide_id, index=block.index, n_patches=len(block))
-
-
-def _write_arrays(job: ExtractJob, slide: OpenedSlide, document: BlockDocument) -> ShardEntry:
-    """Write the block's shard, and its PNG files from the same pixels when both are asked for."""
-    block = job.block
-    path = patch_shard_path(job.output_dir, slide_id=block.slide.slide_id, split=block.split, shard=block.shard)
-    with open_shard(path, n_chunks=block.n_rows) as shard:
-
-        def added() -> Iterator[tuple[int, RgbImage]]:
-            for row, pixels in read_patches(slide, block):
-                shard.add(row, job.codec.encode(pixels))
-                yield row, pixels
-
-        if job.store.has_png:
-            _write_png(job, added(), document)
-        else:
-            deque(added(), maxlen=0)
-        stored = shard.finish()
-    return {"number": block.shard, "n_rows": block.n_rows, "bytes": stored.n_bytes, "sha256": stored.sha256}
-
-
-def _write_png(job: ExtractJob, patches: Iterable[tuple[int, RgbImage]], document: BlockDocument) -> None:
-    """Write the block's PNG files and note their sizes and digests in its document."""
-    by_name = {entry["file_name"]: entry for entry in document["patches"]}
-    names = list(by_name)
-    folder = job.output_dir / split_folder(job.block.split)
-    for stored in write_patches(folder, ((names[row], pixels) for row, pixels in patches)):
-        by_name[stored.file_name]["bytes"] = stored.n_bytes
-        by_name[stored.file_name]["sha256"] = stored.sha256
 
 
 def read_patches(slide: OpenedSlide, block: Block) -> Iterator[tuple[int, RgbImage]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from wsi_extract.blocks import cut_blocks
@@ -13,11 +12,12 @@ from wsi_extract.errors import IntegrityError
 from wsi_extract.extract import ExtractJob, extract_block
 from wsi_extract.finish import Finished, SlideOutcome
 from wsi_extract.gather import Inputs, SlideEntry
-from wsi_extract.layout import patch_shard_path, plan_path, record_path, split_folder
+from wsi_extract.layout import plan_path, record_path
 from wsi_extract.model import Block, BlockRecord, Fault, SlidePlan
 from wsi_extract.plans import SurveyRecord, read_patches
-from wsi_extract.records import BlockDocument, read_document
+from wsi_extract.records import read_document
 from wsi_extract.storage import Store
+from wsi_extract.stores.block_files import BlockTarget, files_of_block
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.targets import LabelRules
 from wsi_extract.tasks import Progress, Task, TaskResult, survivable_fault
@@ -84,7 +84,9 @@ class ExtractionLoop:
         self.stage = "label" if config.store is Store.PIXELS else "extract"
         """The pixel store is filled later, shard by shard; here its patches are labelled."""
         name, level = config.pixel_codec
-        self.codec = PixelCodec(name=name, level=level)
+        self.target = BlockTarget(
+            output_dir=config.output_dir.resolve(), store=config.store, codec=PixelCodec(name=name, level=level)
+        )
 
     def tasks(self) -> Iterator[Task]:
         """Yield the blocks that are not done, slide by slide; a slide that failed yields no more."""
@@ -107,13 +109,7 @@ class ExtractionLoop:
                     slide_id=slide_id,
                     index=block.index,
                     function=extract_block,
-                    item=ExtractJob(
-                        block=block,
-                        rules=self.rules,
-                        store=self.config.store,
-                        codec=self.codec,
-                        output_dir=self.config.output_dir.resolve(),
-                    ),
+                    item=ExtractJob(block=block, rules=self.rules, target=self.target),
                 )
 
     def _blocks(self, entry: SlideEntry, survey: SurveyRecord) -> Iterator[Block]:
@@ -139,18 +135,9 @@ class ExtractionLoop:
         if document is None or document["plan_digest"] != block.plan_digest or len(document["patches"]) != len(block):
             return False
         return all(
-            file.is_file() and file.stat().st_size == n_bytes for file, n_bytes in self._files_of(block, document)
+            file.is_file() and file.stat().st_size == n_bytes
+            for file, n_bytes in files_of_block(document, target=self.target)
         )
-
-    def _files_of(self, block: Block, document: BlockDocument) -> Iterator[tuple[Path, int | None]]:
-        """Yield the files a finished block has, with their recorded sizes."""
-        output_dir, store = self.config.output_dir, self.config.store
-        if store.has_patch_arrays:
-            path = patch_shard_path(output_dir, slide_id=block.slide.slide_id, split=block.split, shard=block.shard)
-            yield path, document["shard"]["bytes"] if "shard" in document else None
-        if store.has_png:
-            for patch in document["patches"]:
-                yield output_dir / split_folder(block.split) / patch["file_name"], patch.get("bytes")
 
     def take(self, result: TaskResult) -> None:
         """Note the result of one block."""

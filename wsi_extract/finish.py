@@ -99,18 +99,8 @@ def finish_run(
     categories = {key: name for key, name in CATEGORY_NAMES.items() if key == 1 or config.label_hard_negatives}
     counts: dict[Split, CocoCounts] = {}
     for split in _splits_to_write(inputs):
-        documents = documents_of(output_dir, good, split=split)
-        counts[split] = write_coco(
-            output_dir / instances_name(split),
-            indexed(
-                output_dir,
-                documents,
-                split=split,
-                category_names=categories,
-                patch_wh_px=(config.patch_size, config.patch_size),
-            ),
-            category_names=categories,
-            description=f"wsi_extract {split.value} patches, {config.patch_size} px",
+        counts[split] = write_split_documents(
+            output_dir, good, split=split, category_names=categories, patch_px=config.patch_size
         )
     write_root(output_dir)
     faults = tuple(
@@ -135,6 +125,30 @@ def finish_run(
     manifest["run"] = run
     write_atomically(finished.manifest_path, pretty_json(manifest))
     return finished
+
+
+def write_split_documents(
+    output_dir: Path,
+    outcomes: Sequence[SlideOutcome],
+    *,
+    split: Split,
+    category_names: dict[int, str],
+    patch_px: int,
+) -> CocoCounts:
+    """Write the COCO document and the index of a split from the block records of finished slides, in plan order.
+
+    Raises
+    ------
+    IntegrityError
+        When a record is missing or damaged.
+    """
+    documents = documents_of(output_dir, outcomes, split=split)
+    return write_coco(
+        output_dir / instances_name(split),
+        indexed(output_dir, documents, split=split, category_names=category_names, patch_wh_px=(patch_px, patch_px)),
+        category_names=category_names,
+        description=f"wsi_extract {split.value} patches, {patch_px} px",
+    )
 
 
 def _splits_to_write(inputs: Inputs) -> list[Split]:

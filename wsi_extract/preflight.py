@@ -12,7 +12,7 @@ from pathlib import Path
 
 import wsi_extract
 from wsi_extract.blocks import MAX_MASK_PX, WORKER_MEMORY_USE, worker_bytes
-from wsi_extract.config import RunConfig, Sampling, SplitMode
+from wsi_extract.config import STORE_FIELDS, RunConfig, Sampling, SplitMode
 from wsi_extract.errors import ConfigError, EnvironmentFaultError
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.gather import Inputs, SlideEntry
@@ -95,8 +95,12 @@ def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:
 
 
 def run_key(config: RunConfig) -> str:
-    """Return the digest of the settings; what a slide's plan depends on besides enters through its own job."""
-    return sha256_of(canonical_json([wsi_extract.__version__, config.output_settings()]))
+    """Return the digest of the settings a plan may depend on; what else it depends on enters through its own job.
+
+    The plan is the same whatever store holds the pixels.
+    """
+    settings = {key: value for key, value in config.output_settings().items() if key not in STORE_FIELDS}
+    return sha256_of(canonical_json([wsi_extract.__version__, settings]))
 
 
 def sampling_options(config: RunConfig) -> SamplingOptions:

@@ -86,15 +86,20 @@ def find_slides(folder: Path) -> FoundSlides:
 def slide_id_of(relative_path: Path) -> str:
     """Return the stable id of the slide at this path below the slide folder.
 
-    Only a known extension is stripped; folders are joined by ``__``. When characters outside ``[A-Za-z0-9._-]`` or
-    the length force a change, a digest of the true name keeps different slides apart.
+    Only a known extension is stripped; folders are joined by ``__``. When characters outside ``[A-Za-z0-9._-]``, the
+    length, or ``__`` at the start, which Zarr reserves, force a change, a digest of the true name keeps different
+    slides apart.
 
     >>> slide_id_of(Path("case 7/scan.1.svs")), slide_id_of(Path("a/x.ome.tif"))
     ('case_7__scan.1_8f903ca6', 'a__x.ome')
+    >>> slide_id_of(Path("肿瘤 1.svs"))
+    '1_8ec84a4f'
     """
     plain = relative_path.with_suffix("") if relative_path.suffix.lower() in SLIDE_EXTENSIONS else relative_path
     name = "__".join(plain.parts)
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    if safe.startswith("__"):
+        safe = safe.lstrip("_") or "slide"
     if safe == name and len(safe) <= MAX_ID_LENGTH and safe.strip("."):
         return safe
     digest = hashlib.sha256(fsencode(plain.as_posix())).hexdigest()[:8]

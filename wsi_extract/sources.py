@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from wsi_extract.arrays import IntArray, RgbImage
-from wsi_extract.errors import IntegrityError, WsiExtractError
+from wsi_extract.errors import RESTORE, IntegrityError, WsiExtractError
 from wsi_extract.index import SplitIndex, read_scene
 from wsi_extract.layout import scene_folder, split_folder
 from wsi_extract.model import Split
@@ -20,8 +20,6 @@ from wsi_extract.stores.patch_arrays import PatchArray, open_patch_array, read_p
 from wsi_extract.stores.pixel_array import OutsideCoverageError, PixelArray, open_pixel_array
 from wsi_extract.stores.png import decode_png
 from wsi_extract.stores.shards import ShardReader
-
-RESTORE = "Run the extraction again to restore it."
 
 
 class PatchSource(Protocol):

@@ -25,6 +25,7 @@ from wsi_extract.plans import (
     digest_of_coverage,
     digest_of_plan,
     job_key,
+    read_coverage,
     read_patches,
     write_plan,
 )
@@ -126,6 +127,8 @@ def _read_finished(output_dir: Path, *, slide_id: str, key: str) -> SurveyRecord
         return None
     try:
         read_patches(plan_path(output_dir, slide_id=slide_id), record=known)
+        if known.coverage_digest:
+            read_coverage(plan_path(output_dir, slide_id=slide_id), record=known)
     except IntegrityError:
         return None
     return known
@@ -178,5 +181,6 @@ def _key_of(job: SurveyJob) -> str:
             "frame": asdict(job.frame),
             "domains": [[split.value, asdict(rect)] for split, rect in job.domains],
             "annotations": digest_of_annotations(job.annotations),
+            "coverage": job.coverage,
         }
     )

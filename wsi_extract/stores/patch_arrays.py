@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_extract.arrays import RgbImage
-from wsi_extract.errors import IntegrityError
+from wsi_extract.errors import RESTORE, IntegrityError
 from wsi_extract.layout import patch_array_folder, patch_shard_path
 from wsi_extract.model import Split
 from wsi_extract.storage import CodecName
@@ -109,7 +109,7 @@ def read_patch_into(array: PatchArray, row: int, out: RgbImage, *, shards: Shard
         reason = error.message if isinstance(error, IntegrityError) else f"its chunk in {path} is damaged: {error}."
         raise IntegrityError(
             f"patch {row} of slide {array.slide_id} ({array.split}) cannot be read: {reason}",
-            "Run the extraction again to restore it.",
+            RESTORE,
         ) from error
 
 

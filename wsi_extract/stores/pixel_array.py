@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_extract.arrays import BoolImage, RgbImage
-from wsi_extract.errors import IntegrityError, WsiExtractError
+from wsi_extract.errors import RESTORE, IntegrityError, WsiExtractError
 from wsi_extract.layout import pixel_image_folder, pixel_shard_path
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.shards import DamagedShardError, ShardReader, StoredShard, write_shard
@@ -44,7 +44,6 @@ from wsi_extract.stores.zarr_json import (
 CHUNK_PX = PIXEL_CHUNK_PX
 CHUNKS_PER_SIDE = PIXEL_SHARD_PX // PIXEL_CHUNK_PX
 CHUNKS_PER_SHARD = CHUNKS_PER_SIDE**2
-RESTORE = "Run the extraction again to restore it."
 
 
 class OutsideCoverageError(WsiExtractError, LookupError):

@@ -54,11 +54,10 @@ def check_node_name(slide_id: str) -> None:
     Raises
     ------
     InputError
-        When it is empty, holds a slash, consists of periods only, begins with ``__``, or is a name that Zarr gives to
-        files and folders of its own.
+        When it is empty, holds a slash, consists of periods only, begins with ``__``, or is ``zarr.json``.
     """
     folded = slide_id.casefold()
-    is_reserved = folded.startswith("__") or folded in (DOCUMENT_NAME, "c")
+    is_reserved = folded.startswith("__") or folded == DOCUMENT_NAME
     if "/" in slide_id or not slide_id.strip(".") or is_reserved:
         raise InputError(
             f"the slide id {slide_id!r} cannot be the name of an array in a Zarr store.",

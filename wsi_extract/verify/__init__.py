@@ -7,7 +7,16 @@ slides        plans, block records and tissue masks, slide by slide
 labels        boxes and anchors of one slide, across its patches
 documents     COCO documents: keys, ids, references, boxes
 evaluation    COCO documents in the hands of pycocotools
+index         the index against the COCO documents
 patch_files   PNG files: there, whole, as recorded
+patch_arrays  arrays of patches: they open, and hold the recorded patches
+pixel_store   images of slides: they open, and hold the pixels of the coverage
+scenes        what sampling during training knows of a slide
+online        image and scene of one slide of the pixel store
+shard_files   shards of both: there, whole, as recorded, each chunk decodable
+zarr_documents  documents of the Zarr stores, for this program and for others
+strays        files of pixels that belong to nobody
+threads       many files at a time
 audit         all of it, in order
 comparison    two data sets against each other
 """

@@ -13,11 +13,13 @@ from wsi_extract.layout import MANIFEST, STATE
 from wsi_extract.model import Split
 from wsi_extract.verify.findings import AuditReport, Check, Findings
 from wsi_extract.verify.folder import check_folder
+from wsi_extract.verify.index import check_index_digest
 from wsi_extract.verify.leakage import check_fingerprints, check_groups
 from wsi_extract.verify.manifest import check_manifest, read_manifest
 from wsi_extract.verify.slides import check_slides
 from wsi_extract.verify.split import check_split
 from wsi_extract.verify.tables import check_tables
+from wsi_extract.verify.zarr_documents import check_store_groups
 
 
 def audit(output_dir: Path) -> AuditReport:
@@ -56,6 +58,8 @@ def _audit(output_dir: Path, *, findings: Findings) -> None:
     check_fingerprints(manifest, findings=findings)
     check_tables(output_dir, manifest, findings=findings)
     check_slides(output_dir, manifest, findings=findings)
+    check_store_groups(output_dir, manifest, findings=findings)
+    check_index_digest(output_dir, manifest, findings=findings)
     for split in Split:
         check_split(output_dir, split, manifest=manifest, findings=findings)
 

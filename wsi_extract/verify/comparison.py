@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 
-from wsi_extract.layout import DASK_REPORT, MANIFEST, record_path, split_folder
+from wsi_extract.layout import (
+    DASK_REPORT,
+    MANIFEST,
+    patch_array_folder,
+    pixel_image_folder,
+    pixel_record_path,
+    record_path,
+    split_folder,
+)
 from wsi_extract.model import Split
 from wsi_extract.verify.findings import AuditReport, Check, Findings, read_json_object
 from wsi_extract.verify.patch_files import files_below
+from wsi_extract.verify.threads import map_in_threads
 
 IGNORED_FILES = frozenset({DASK_REPORT, "report.html"})
 IGNORED_FOLDERS = ("qc/",)
 """Reports for people; they hold times."""
 IGNORED_KEYS = frozenset({"run", "versions"})
 """Parts of the manifest that differ from run to run without touching the data."""
+SETTINGS = "settings"
 CHUNK_BYTES = 1 << 20
 
 
 def compare(first: Path, second: Path) -> AuditReport:
-    """Compare two output folders byte for byte, and report every file that differs.
+    """Compare two output folders byte for byte, and report every setting, else every file, that differs.
 
     Reports are left out, and so is what was written of slides that failed, which depends on when they failed; the
     manifests are compared as JSON without `IGNORED_KEYS`.
@@ -43,6 +51,19 @@ def compare(first: Path, second: Path) -> AuditReport:
             findings.add(Check.COMPARISON, folder, f"not a finished output folder: it holds no {MANIFEST}")
     if findings.problems:
         return findings.report()
+    with findings.reading(Check.COMPARISON, first / MANIFEST):
+        for message in _settings_differences(first / MANIFEST, second / MANIFEST):
+            findings.add(Check.COMPARISON, first / MANIFEST, f"the settings differ from those of {second}: {message}")
+    if findings.problems:
+        return findings.report()  # other settings make another data set: no file of it need be the same
+    _compare_files(first, second, findings=findings)
+    with findings.reading(Check.COMPARISON, first / MANIFEST):
+        for message in _manifest_differences(first / MANIFEST, second / MANIFEST):
+            findings.add(Check.COMPARISON, first / MANIFEST, message)
+    return findings.report()
+
+
+def _compare_files(first: Path, second: Path, *, findings: Findings) -> None:
     ours, theirs = set(_compared_files(first)), set(_compared_files(second))
     for name in sorted(ours - theirs):
         findings.add(Check.COMPARISON, first / name, f"is missing in {second}")
@@ -50,15 +71,10 @@ def compare(first: Path, second: Path) -> AuditReport:
         findings.add(Check.COMPARISON, second / name, f"is missing in {first}")
     shared = sorted((ours & theirs) - {MANIFEST})
     findings.n_files = len(shared) + 1
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        differences = pool.map(lambda name: find_difference(first / name, second / name), shared)
-        for name, difference in zip(shared, differences, strict=True):
-            if difference:
-                findings.add(Check.COMPARISON, first / name, f"{difference} from {second / name}")
-    with findings.reading(Check.COMPARISON, first / MANIFEST):
-        for message in _manifest_differences(first / MANIFEST, second / MANIFEST):
-            findings.add(Check.COMPARISON, first / MANIFEST, message)
-    return findings.report()
+    differences = map_in_threads(lambda name: find_difference(first / name, second / name), shared)
+    for name, difference in zip(shared, differences, strict=True):
+        if difference:
+            findings.add(Check.COMPARISON, first / name, f"{difference} from {second / name}")
 
 
 def _compared_files(folder: Path) -> Iterator[str]:
@@ -77,9 +93,13 @@ def _folders_of_failed_slides(folder: Path) -> Iterator[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return  # a damaged manifest is a difference of its own
     for slide_id in failed:
-        yield record_path(Path(), slide_id=slide_id, index=0).parent.as_posix() + "/"
+        below = Path()
+        yield record_path(below, slide_id=slide_id, index=0).parent.as_posix() + "/"
+        yield pixel_record_path(below, slide_id=slide_id, row=0, column=0).parent.as_posix() + "/"
+        yield pixel_image_folder(below, slide_id=slide_id).as_posix() + "/"
         for split in Split:
             yield f"{split_folder(split)}/{slide_id}/"
+            yield patch_array_folder(below, slide_id=slide_id, split=split).as_posix() + "/"
 
 
 def find_difference(first: Path, second: Path) -> str:
@@ -97,6 +117,11 @@ def find_difference(first: Path, second: Path) -> str:
                 offset += len(mine)
     except OSError as error:
         return f"cannot be compared ({error.strerror})"
+
+
+def _settings_differences(first: Path, second: Path) -> Iterator[str]:
+    ours, theirs = (read_json_object(path).get(SETTINGS, {}) for path in (first, second))
+    yield from find_json_differences(ours, theirs, where="")
 
 
 def _manifest_differences(first: Path, second: Path) -> Iterator[str]:

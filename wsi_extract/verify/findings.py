@@ -59,6 +59,14 @@ class Check(StrEnum):
     """An object has one place and one class on the slide, and is labelled wherever its centre is shown."""
     ANCHORS = "anchors"
     """Anchored patches show the object they are placed around."""
+    ARRAYS = "arrays"
+    """Arrays of patches open, hold the recorded patches and nothing else, and every patch can be decoded."""
+    PIXELS = "pixels"
+    """Images of slides open, hold every pixel that patches need and nothing else, and every chunk can be decoded."""
+    SCENES = "scenes"
+    """What sampling during training knows of a slide is what the plan, the records and the settings say."""
+    INDEX = "index"
+    """The index has the manifest's digest, and holds what the COCO documents hold."""
     COCO = "coco"
     """COCO documents: keys and types, unique ids, references, file names, counts; equal to the records."""
     BOXES = "boxes"
@@ -100,6 +108,8 @@ class AuditReport:
     """Files read or compared."""
     checks: tuple[str, ...]
     """Names of the checks that were carried out."""
+    notes: tuple[str, ...] = ()
+    """What could not be checked although nothing is wrong, and why."""
 
     @property
     def is_sound(self) -> bool:
@@ -117,6 +127,12 @@ class Findings:
     n_images: int = 0
     n_boxes: int = 0
     n_files: int = 0
+    notes: dict[str, None] = field(default_factory=dict)
+    """In the order of their first appearance."""
+
+    def note(self, message: str) -> None:
+        """Note what cannot be checked; the same note counts once."""
+        self.notes[message] = None
 
     def add(self, check: Check, path: Path, message: str) -> None:
         """Note a problem."""
@@ -148,6 +164,7 @@ class Findings:
             n_boxes=self.n_boxes,
             n_files=self.n_files,
             checks=tuple(check.value for check in Check if check in self.done or check in self.n_by_check),
+            notes=tuple(self.notes),
         )
 
 

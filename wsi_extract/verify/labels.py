@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from wsi_extract.arrays import BoolArray, FloatArray, IntArray
-from wsi_extract.model import PatchKind
+from wsi_extract.model import AnnotationTable, PatchKind, Role
 from wsi_extract.verify.findings import Check
 from wsi_extract.verify.recorded import RecordedSlide
 
@@ -40,6 +40,32 @@ def find_label_problems(slide: RecordedSlide, *, is_centre_rule: bool) -> Iterat
         if is_centre_rule:
             yield from _centre_problems(slide, names=names, code=code, boxes_l0=boxes_l0, is_known=is_known)
     yield from _anchor_problems(slide, is_centre_rule=is_centre_rule)
+
+
+def find_annotation_problems(
+    slide: RecordedSlide, annotations: AnnotationTable, *, is_centre_rule: bool
+) -> Iterator[tuple[Check, str]]:
+    """Yield where the recorded boxes are not those that the slide's annotations ask for."""
+    names = np.array([annotations.name_of(row) for row in range(len(annotations))], dtype=np.str_)
+    row_of = {name: row for row, name in enumerate(names.tolist())}
+    sightings = slide.sightings
+    unknown = sorted(set(sightings.name) - row_of.keys())
+    if unknown:
+        yield Check.SCENES, f"{len(unknown)} objects of the records are no annotations: {', '.join(unknown[:5])}"
+        return
+    code = np.array([row_of[name] for name in sightings.name], dtype=np.int64)
+    role = annotations.role[code]
+    category = np.where(role == Role.HARD_NEGATIVE, ANCHOR_CATEGORIES[PatchKind.HARD_NEGATIVE], 1)
+    is_wrong = (sightings.category_id != category) | ((role == Role.IGNORE) & (sightings.is_crowd == 0))
+    for index in np.flatnonzero(is_wrong).tolist():
+        yield Check.SCENES, f"object {sightings.name[index]} has a category that is not that of its annotation"
+    boxes_l0 = annotations.boxes_l0
+    has_area: BoolArray = np.all(boxes_l0[:, 2:] - boxes_l0[:, :2] > AGREEMENT_L0_PX, axis=1)
+    problems = list(_place_problems(slide, code=code, boxes_l0=boxes_l0, is_known=has_area))
+    if is_centre_rule:
+        problems += _centre_problems(slide, names=names, code=code, boxes_l0=boxes_l0, is_known=has_area)
+    for _, message in problems:
+        yield Check.SCENES, message
 
 
 def _class_problems(

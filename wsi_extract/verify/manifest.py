@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsi_extract.layout import MANIFEST, instances_name
 from wsi_extract.model import Split
+from wsi_extract.storage import LEVELS, CodecName, Coverage, Store
+from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.verify.findings import Check, Findings, read_json_object
 
 KNOWN_SCHEMA = 1
@@ -34,6 +36,15 @@ class ManifestAccount(_Part):
     missing_reason: str
 
 
+class ManifestRect(_Part):
+    """A half-open rectangle, level-0 px."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
 class ManifestSlide(_Part):
     """One slide of the manifest; fields that only planned slides have are optional."""
 
@@ -52,6 +63,8 @@ class ManifestSlide(_Part):
     height_l0_px: int | None = None
     level: int | None = None
     l0_per_px_xy: tuple[float, float] | None = None
+    um_per_px_out_xy: tuple[float, float] | None = None
+    bounds_l0: ManifestRect | None = None
     tissue_share: float | None = None
     plan_digest: str | None = None
     n_blocks: int = 0
@@ -86,15 +99,40 @@ class ManifestSettings(_Part):
 
     patch_size: int
     min_tissue_fraction: float
+    sampling: str
+    patches_per_slide: int
+    mixture: tuple[float, float, float]
+    jitter: float
+    min_margin_px: int
+    max_repeats_per_anchor: int | None
+    random_negatives_only: bool
+    overlap: float
+    stride_px: int | None
+    seed: int
     split_mode: str
+    guard_px: int
     label_hard_negatives: bool
     label_visible_fraction: float | None
+    crowd_visible_fraction: float
+    store: Store
+    codec: CodecName | None = None
+    codec_level: int | None = None
+    coverage: Coverage | None = None
+
+    @property
+    def pixel_codec(self) -> PixelCodec | None:
+        """Codec of Zarr stores, ``None`` when there are none or the settings name none that exists."""
+        if self.codec is None or self.codec_level is None:
+            return None
+        low, high, _ = LEVELS[self.codec]
+        return PixelCodec(name=self.codec, level=self.codec_level) if low <= self.codec_level <= high else None
 
 
 class _ManifestDocument(_Part):
     status: str
     settings: ManifestSettings
     counts: ManifestCounts
+    index_sha256: str
     splits: dict[Split, ManifestSplit]
     n_foreground_classes: int
     num_classes_deformable_detr: int
@@ -161,6 +199,8 @@ def check_manifest(manifest: Manifest, *, findings: Findings) -> None:
     findings.done.add(Check.MANIFEST)
     _check_totals(manifest, findings=findings)
     _check_splits(manifest, findings=findings)
+    for message in _store_problems(manifest.settings):
+        findings.add(Check.MANIFEST, manifest.path, f"settings: {message}")
     for slide in manifest.slides:
         for message in _slide_problems(slide):
             findings.add(Check.MANIFEST, manifest.path, f"slide {slide.slide_id}: {message}")
@@ -200,6 +240,17 @@ def _check_splits(manifest: Manifest, *, findings: Findings) -> None:
     n_images = sum(entry.n_images for entry in manifest.splits.values())
     n_written = manifest.document.counts.patches_written
     findings.expect(Check.MANIFEST, manifest.path, what="images of all splits", stated=n_images, found=n_written)
+
+
+def _store_problems(settings: ManifestSettings) -> Iterator[str]:
+    """Yield what contradicts the store that the settings name."""
+    store = settings.store
+    if store is not Store.PNG and settings.pixel_codec is None:
+        yield f"store {store} without a codec and its level: {settings.codec}, {settings.codec_level}"
+    if store is Store.PNG and (settings.codec is not None or settings.codec_level is not None):
+        yield f"store {store} with a codec: {settings.codec}, {settings.codec_level}"
+    if (settings.coverage is not None) != (store is Store.PIXELS):
+        yield f"store {store} with coverage {settings.coverage}"
 
 
 def _slide_problems(slide: ManifestSlide) -> Iterator[str]:

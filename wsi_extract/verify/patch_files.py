@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import cv2
 
 from wsi_extract.files import TEMPORARY_SUFFIX, sha256_of
 from wsi_extract.stores.png import decode_png
+from wsi_extract.verify.threads import map_in_threads
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"
@@ -22,8 +20,6 @@ HEADER = struct.Struct(">8s4x4sIIBB")
 """Signature, length and type of the first chunk, width, height, bit depth, colour type."""
 RGB_8_BIT = (8, 2)
 FILES_PER_TASK = 16
-TASKS_PER_THREAD = 4
-"""Tasks waiting for a thread, so that memory does not grow with the data set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,28 +29,18 @@ class ExpectedFile:
     path: Path
     width_px: int
     height_px: int
+    n_bytes: int | None
     sha256: str | None
-    """``None`` when no record tells."""
+    """``None``, both of them, when no record tells."""
 
 
-def inspect_files(files: Iterable[ExpectedFile], *, n_threads: int) -> Iterator[tuple[Path, str]]:
+def inspect_files(files: Iterable[ExpectedFile]) -> Iterator[tuple[Path, str]]:
     """Yield (path, what is wrong) of the files that are not as expected, in order.
 
     Files are read, hashed and decoded by threads; OpenCV and hashlib release the interpreter lock.
     """
-    with ThreadPoolExecutor(n_threads) as pool:
-        running: deque[Future[list[tuple[Path, str]]]] = deque()
-        pending = iter(files)
-        while group := list(islice(pending, FILES_PER_TASK)):
-            running.append(pool.submit(_inspect_group, group))
-            if len(running) > TASKS_PER_THREAD * n_threads:
-                yield from running.popleft().result()
-        while running:
-            yield from running.popleft().result()
-
-
-def _inspect_group(files: Iterable[ExpectedFile]) -> list[tuple[Path, str]]:
-    return [(file.path, problem) for file in files if (problem := inspect_file(file))]
+    inspected = map_in_threads(lambda file: (file.path, inspect_file(file)), files, items_per_task=FILES_PER_TASK)
+    return ((path, problem) for path, problem in inspected if problem)
 
 
 def inspect_file(file: ExpectedFile) -> str:
@@ -89,6 +75,8 @@ def _pixel_problem(data: bytes, file: ExpectedFile) -> str:
         return f"decodes to an array of shape {shape}"
     if file.sha256 is not None and sha256_of(data) != file.sha256:
         return "differs from what was written: its digest is not the recorded one"
+    if file.n_bytes is not None and len(data) != file.n_bytes:
+        return f"has {len(data):,} bytes, recorded are {file.n_bytes:,}"
     return ""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from wsi_extract.errors import IntegrityError
 from wsi_extract.geometry import Scale
 from wsi_extract.layout import patch_file_name, record_path
 from wsi_extract.model import PatchKind, Split
-from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry, read_document
+from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry, digests_of, read_document
 
 SPLITS = tuple(Split)
 KIND_CODES = {kind.label: int(kind) for kind in PatchKind}
@@ -31,6 +31,7 @@ class RecordedFrame:
 
     patch_wh_px: tuple[int, int]
     l0_per_px_xy: tuple[float, float]
+    um_per_px_xy: tuple[float, float] | None
     level: int
 
     @property
@@ -56,6 +57,22 @@ class Sightings:
         return len(self.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedShard:
+    """The shard of an array of patches, as its block's record tells it."""
+
+    split: Split
+    number: int
+    """Within the array of the slide and split."""
+    n_rows: int
+    """Patches it has room for."""
+    n_patches: int
+    first: int
+    """Its first patch, as a row of the columns of `RecordedSlide`."""
+    n_bytes: int
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecordedSlide:
     """All patches of one slide as its records tell them; columns of equal length, in plan order."""
@@ -72,8 +89,10 @@ class RecordedSlide:
     tissue_fraction: FloatArray
     sightings: Sightings
     label_counts: Counter[str]
-    pixels_sha256: str
-    """Digest over the digests of all patches."""
+    file_digests: tuple[str, ...]
+    """SHA-256 of every file of pixels that a block wrote, in plan order."""
+    shards: tuple[RecordedShard, ...]
+    """Of arrays of patches, in plan order; none where there are no arrays."""
 
 
 def documents_of(output_dir: Path, *, slide_id: str, n_blocks: int) -> Iterator[tuple[Path, BlockDocument]]:
@@ -108,12 +127,10 @@ def gather_slide(documents: list[BlockDocument], *, slide_id: str) -> RecordedSl
     if len(frames) != 1:
         raise IntegrityError(f"blocks of slide {slide_id} differ in size, scale or level: {sorted(map(repr, frames))}.")
     pairs = [(document, entry) for document in documents for entry in document["patches"]]
-    digest = hashlib.sha256()
     for _, entry in pairs:
         name = patch_file_name(slide_id, x_l0=entry["x_l0"], y_l0=entry["y_l0"])
         if entry["file_name"] != name:
             raise IntegrityError(f"patch {entry['row']} is called {entry['file_name']}, must be {name}.")
-        digest.update(bytes.fromhex(entry["sha256"]))
     entries = [entry for _, entry in pairs]
     return RecordedSlide(
         frame=frames.pop(),
@@ -126,8 +143,38 @@ def gather_slide(documents: list[BlockDocument], *, slide_id: str) -> RecordedSl
         tissue_fraction=np.array([entry["tissue_fraction"] for entry in entries], dtype=np.float64),
         sightings=_gather_sightings(entries),
         label_counts=sum((Counter(document["label_counts"]) for document in documents), Counter()),
-        pixels_sha256=digest.hexdigest(),
+        file_digests=tuple(digest for document in documents for digest in digests_of(document)),
+        shards=tuple(_gather_shards(documents)),
     )
+
+
+def digest_over(digests: Iterable[str]) -> str:
+    """Return the SHA-256 over digests given as hex; raises ValueError or TypeError for what is none."""
+    total = hashlib.sha256()
+    for digest in digests:
+        total.update(bytes.fromhex(digest))
+    return total.hexdigest()
+
+
+def _gather_shards(documents: list[BlockDocument]) -> Iterator[RecordedShard]:
+    first = 0
+    for document in documents:
+        n_patches = len(document["patches"])
+        if "shard" in document:
+            shard = document["shard"]
+            numbers = (shard["number"], shard["n_rows"], shard["bytes"])
+            if not all(isinstance(number, int) and number >= 0 for number in numbers):
+                raise IntegrityError(f"the shard of block {document['index']} cannot be: {shard}.")
+            yield RecordedShard(
+                split=Split(document["split"]),
+                number=shard["number"],
+                n_rows=shard["n_rows"],
+                n_patches=n_patches,
+                first=first,
+                n_bytes=shard["bytes"],
+                sha256=shard["sha256"],
+            )
+        first += n_patches
 
 
 def _frame_of(document: BlockDocument) -> RecordedFrame:
@@ -135,7 +182,13 @@ def _frame_of(document: BlockDocument) -> RecordedFrame:
     scale = Scale(x=x_scale, y=y_scale)
     if not (isinstance(w_px, int) and isinstance(h_px, int) and min(w_px, h_px) >= 1):
         raise IntegrityError(f"patches of {w_px} x {h_px} px cannot be.")
-    return RecordedFrame(patch_wh_px=(w_px, h_px), l0_per_px_xy=(scale.x, scale.y), level=document["level"])
+    um_per_px = document["um_per_px_xy"]
+    return RecordedFrame(
+        patch_wh_px=(w_px, h_px),
+        l0_per_px_xy=(scale.x, scale.y),
+        um_per_px_xy=None if um_per_px is None else (um_per_px[0], um_per_px[1]),
+        level=document["level"],
+    )
 
 
 def shown_in(entry: PatchEntry) -> list[LabelEntry]:

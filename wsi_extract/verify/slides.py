@@ -1,21 +1,25 @@
-"""Plans, tissue masks and block records, one slide at a time."""
+"""Plans, tissue masks, block records and the Zarr stores of pixels, one slide at a time."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from wsi_extract.layout import plan_path, record_path, survey_path
+from wsi_extract.layout import plan_path, record_path, run_path, survey_path
 from wsi_extract.model import NO_ANCHOR, PatchKind, PatchTable
 from wsi_extract.plans import SurveyRecord, read_mask, read_patches
 from wsi_extract.records import BlockDocument
-from wsi_extract.verify.findings import Check, Findings, read_json_object
+from wsi_extract.storage import Store
+from wsi_extract.verify.findings import DAMAGE, Check, Findings, read_json_object
 from wsi_extract.verify.labels import find_label_problems
 from wsi_extract.verify.leakage import count_shared_pixels
 from wsi_extract.verify.manifest import Manifest, ManifestSettings, ManifestSlide
-from wsi_extract.verify.recorded import SPLITS, RecordedSlide, documents_of, gather_slide
+from wsi_extract.verify.online import PixelSlide, check_pixel_slide
+from wsi_extract.verify.patch_arrays import check_patch_arrays
+from wsi_extract.verify.recorded import SPLITS, RecordedSlide, digest_over, documents_of, gather_slide
 
 TISSUE_TOLERANCE = 1e-6
 """Fractions are stored to six decimals."""
@@ -23,28 +27,83 @@ EDGE_TOLERANCE_L0_PX = 1e-3
 
 
 def check_slides(output_dir: Path, manifest: Manifest, *, findings: Findings) -> None:
-    """Check the plan, the mask and the records of every complete slide."""
+    """Check the plan, the mask, the records and the Zarr stores of every complete slide."""
+    settings = manifest.settings
     findings.done |= {Check.PLANS, Check.RECORDS, Check.TISSUE, Check.LABELS, Check.ANCHORS, Check.LEAKAGE}
+    if settings.store.has_patch_arrays:
+        findings.done.add(Check.ARRAYS)
+    if settings.store is Store.PIXELS:
+        findings.done |= {Check.PIXELS, Check.SCENES}
+    annotations = _annotation_digests(output_dir) if settings.store is Store.PIXELS else {}
     for slide in manifest.complete_slides:
-        records_path = record_path(output_dir, slide_id=slide.slide_id, index=0).parent
-        path = plan_path(output_dir, slide_id=slide.slide_id)
-        plan = _read_plan(output_dir, slide, findings=findings)
-        recorded = _read_records(output_dir, slide, settings=manifest.settings, findings=findings)
+        survey, plan = _read_plan(output_dir, slide, findings=findings)
+        recorded = _read_records(output_dir, slide, settings=settings, findings=findings)
         if recorded is not None:
-            with findings.reading(Check.RECORDS, records_path):
-                _check_against_manifest(recorded, slide, path=records_path, findings=findings)
-                _check_places(recorded, slide, path=records_path, findings=findings)
-                is_centre_rule = manifest.settings.label_visible_fraction is None
-                for check, message in find_label_problems(recorded, is_centre_rule=is_centre_rule):
-                    findings.add(check, records_path, message)
-            if plan is not None:
-                with findings.reading(Check.TISSUE, path):
-                    _check_against_plan(recorded, plan, path=records_path, findings=findings)
-                    _check_tissue(recorded, slide, plan=plan, path=path, settings=manifest.settings, findings=findings)
+            _check_recorded(output_dir, recorded, slide, plan=plan, settings=settings, findings=findings)
+        digests: tuple[str, ...] | None = () if recorded is None else recorded.file_digests
+        has_usable_records = recorded is not None or slide.n_blocks == 0
+        if settings.store.has_patch_arrays and has_usable_records:
+            check_patch_arrays(output_dir, slide, recorded=recorded, settings=settings, findings=findings)
+        elif settings.store is Store.PIXELS:
+            known = PixelSlide(
+                slide=slide,
+                settings=settings,
+                survey=survey,
+                plan=plan,
+                recorded=recorded,
+                annotations_digest=annotations.get(slide.slide_id),
+            )
+            digests = check_pixel_slide(output_dir, known, findings=findings)
+        if digests is not None and has_usable_records:
+            _check_digests(output_dir, slide, digests=digests, findings=findings)
 
 
-def _read_plan(output_dir: Path, slide: ManifestSlide, *, findings: Findings) -> PatchTable | None:
-    """Return the planned patches when the plan is the one that the manifest names."""
+def _check_digests(output_dir: Path, slide: ManifestSlide, *, digests: Iterable[str], findings: Findings) -> None:
+    path = record_path(output_dir, slide_id=slide.slide_id, index=0).parent
+    with findings.reading(Check.RECORDS, path):
+        found = digest_over(digests)
+        findings.expect(
+            Check.RECORDS, path, what="the manifest's pixels_sha256", stated=slide.pixels_sha256, found=found
+        )
+
+
+def _annotation_digests(output_dir: Path) -> dict[str, object]:
+    """Return what ``run.json`` says of each slide's annotations; what is wrong with the file is reported elsewhere."""
+    try:
+        slides = read_json_object(run_path(output_dir))["slides"]
+        return {name: slide["annotations"] for name, slide in slides.items()} if isinstance(slides, dict) else {}
+    except DAMAGE:
+        return {}
+
+
+def _check_recorded(
+    output_dir: Path,
+    recorded: RecordedSlide,
+    slide: ManifestSlide,
+    *,
+    plan: PatchTable | None,
+    settings: ManifestSettings,
+    findings: Findings,
+) -> None:
+    records_path = record_path(output_dir, slide_id=slide.slide_id, index=0).parent
+    path = plan_path(output_dir, slide_id=slide.slide_id)
+    with findings.reading(Check.RECORDS, records_path):
+        _check_against_manifest(recorded, slide, path=records_path, findings=findings)
+        _check_places(recorded, slide, path=records_path, findings=findings)
+        is_centre_rule = settings.label_visible_fraction is None
+        for check, message in find_label_problems(recorded, is_centre_rule=is_centre_rule):
+            findings.add(check, records_path, message)
+    if plan is not None:
+        with findings.reading(Check.TISSUE, path):
+            _check_against_plan(recorded, plan, path=records_path, findings=findings)
+            _check_tissue(recorded, slide, plan=plan, path=path, settings=settings, findings=findings)
+
+
+def _read_plan(
+    output_dir: Path, slide: ManifestSlide, *, findings: Findings
+) -> tuple[SurveyRecord | None, PatchTable | None]:
+    """Return the record of the survey, and the planned patches when the plan is the one that the manifest names."""
+    survey: SurveyRecord | None = None
     path = survey_path(output_dir, slide_id=slide.slide_id)
     with findings.reading(Check.PLANS, path):
         survey = _read_survey(path)
@@ -61,8 +120,8 @@ def _read_plan(output_dir: Path, slide: ManifestSlide, *, findings: Findings) ->
             patches = read_patches(path, record=survey)
             findings.n_files += 1
             findings.expect(Check.PLANS, path, what="n_patches", stated=survey.n_patches, found=len(patches))
-            return patches
-    return None
+            return survey, patches
+    return survey, None
 
 
 def _read_survey(path: Path) -> SurveyRecord:
@@ -86,6 +145,7 @@ def _read_records(
                 Check.RECORDS, path, what="plan_digest", stated=document["plan_digest"], found=slide.plan_digest
             )
             _check_label_counts(document, settings=settings, path=path, findings=findings)
+            _check_kept(document, store=settings.store, path=path, findings=findings)
             documents.append(document)
         if documents:
             return gather_slide(documents, slide_id=slide.slide_id)
@@ -110,6 +170,18 @@ def _check_label_counts(document: BlockDocument, *, settings: ManifestSettings, 
         findings.add(Check.RECORDS, path, "look-alikes are labelled although the settings say otherwise, or not")
 
 
+def _check_kept(document: BlockDocument, *, store: Store, path: Path, findings: Findings) -> None:
+    """Check that a block tells of the files that the store has, and of no others."""
+    patches = document["patches"]
+    n_files = len(patches) if store.has_png else 0
+    for what, stated, found in (
+        ("sizes of PNG files", sum("bytes" in patch for patch in patches), n_files),
+        ("digests of PNG files", sum("sha256" in patch for patch in patches), n_files),
+        ("shards", int("shard" in document), int(store.has_patch_arrays)),
+    ):
+        findings.expect(Check.RECORDS, path, what=f"{what} for store {store}", stated=stated, found=found)
+
+
 def _check_against_manifest(recorded: RecordedSlide, slide: ManifestSlide, *, path: Path, findings: Findings) -> None:
     kinds, splits = recorded.kind.tolist(), recorded.split.tolist()
     n_of = Counter((SPLITS[split], PatchKind(kind).label) for split, kind in zip(splits, kinds, strict=True))
@@ -118,8 +190,8 @@ def _check_against_manifest(recorded: RecordedSlide, slide: ManifestSlide, *, pa
         ("splits leave out", [], sorted({SPLITS[code].value for code in splits}.difference(slide.splits))),
         ("patches_by_kind", slide.patches_by_kind, dict(Counter(PatchKind(kind).label for kind in kinds))),
         ("label_counts", slide.label_counts, dict(recorded.label_counts)),
-        ("pixels_sha256", slide.pixels_sha256, recorded.pixels_sha256),
         ("l0_per_px_xy", slide.l0_per_px_xy, recorded.frame.l0_per_px_xy),
+        ("um_per_px_out_xy", slide.um_per_px_out_xy, recorded.frame.um_per_px_xy),
         ("level", slide.level, recorded.frame.level),
         *(
             (f"{kind} patches planned for {account.split}", n, n_of[account.split, kind])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,29 +14,33 @@ from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
 from wsi_extract.verify.documents import CocoDocument, Item, check_boxes, check_references, is_inside, parse_document
 from wsi_extract.verify.evaluation import LEAST_PRECISION, precision_against_itself
 from wsi_extract.verify.findings import Check, Findings
+from wsi_extract.verify.index import check_index
 from wsi_extract.verify.manifest import Manifest, ManifestSplit
 from wsi_extract.verify.patch_files import ExpectedFile, files_below, inspect_files, is_leftover
 from wsi_extract.verify.recorded import documents_of
 
-Digests = dict[str, str]
-"""SHA-256 of each recorded patch, by its path below the split's folder."""
+RecordedFiles = dict[str, tuple[int | None, str | None]]
+"""Size and SHA-256 of each recorded PNG file, by its path below the split's folder; ``None`` where there is none."""
 
 
 def check_split(output_dir: Path, split: Split, *, manifest: Manifest, findings: Findings) -> None:
-    """Check one split against the manifest, the records and the disk."""
-    findings.done |= {Check.COCO, Check.BOXES, Check.EVALUATION, Check.PATCHES}
+    """Check one split against the manifest, the records, the index and the disk."""
+    findings.done |= {Check.COCO, Check.BOXES, Check.EVALUATION}
     path, folder = output_dir / instances_name(split), output_dir / split_folder(split)
-    images: list[Item] = []
-    digests: Digests = {}
+    document: CocoDocument | None = None
+    recorded: RecordedFiles = {}
     entry = manifest.splits.get(split)
     if entry is not None:
         with findings.reading(Check.COCO, path):
             document = _read_document(path, entry, findings=findings)
-            images = document.images
             _check_document(document, manifest, entry=entry, path=path, findings=findings)
-            digests = _compare_with_records(document, output_dir, split=split, manifest=manifest, findings=findings)
-    _check_files(folder, images, digests=digests, findings=findings)
-    _check_left_over(folder, images, tolerated=manifest.failed_slide_ids, findings=findings)
+            recorded = _compare_with_records(document, output_dir, split=split, manifest=manifest, findings=findings)
+        check_index(output_dir, split, document, manifest=manifest, findings=findings)
+    if manifest.settings.store.has_png:
+        findings.done.add(Check.PATCHES)
+        images = [] if document is None else document.images
+        _check_files(folder, images, recorded=recorded, findings=findings)
+        _check_left_over(folder, images, tolerated=manifest.failed_slide_ids, findings=findings)
 
 
 def _read_document(path: Path, entry: ManifestSplit, *, findings: Findings) -> CocoDocument:
@@ -82,12 +85,12 @@ def _counts(document: CocoDocument, entry: ManifestSplit) -> Iterator[tuple[str,
 
 def _compare_with_records(
     document: CocoDocument, output_dir: Path, *, split: Split, manifest: Manifest, findings: Findings
-) -> Digests:
-    """Check that images and annotations are those of the records, in plan order; return the recorded digests."""
+) -> RecordedFiles:
+    """Check that images and annotations are those of the records, in plan order; return what files are recorded."""
     path = output_dir / instances_name(split)
     by_name = {image["file_name"]: image for image in document.images}
     annotations = document.annotations_by_image()
-    digests: Digests = {}
+    recorded: RecordedFiles = {}
     for slide in manifest.complete_slides:
         if split not in slide.splits:
             continue
@@ -95,17 +98,17 @@ def _compare_with_records(
         with Findings().reading(Check.RECORDS, path):
             for _, block in documents_of(output_dir, slide_id=slide.slide_id, n_blocks=slide.n_blocks):
                 for patch in block["patches"] if block["split"] == split.value else ():
-                    digests[patch["file_name"]] = patch["sha256"]
+                    recorded[patch["file_name"]] = patch.get("bytes"), patch.get("sha256")
                     image = by_name.pop(patch["file_name"], None)
                     if image is None:
                         findings.add(Check.COCO, path, f"{patch['file_name']} was written, but is not among the images")
                         continue
-                    found = _Found(image=image, labels=annotations.get(image["id"], []), number=len(digests))
+                    found = _Found(image=image, labels=annotations.get(image["id"], []), number=len(recorded))
                     for message in _differences(found, block=block, patch=patch):
                         findings.add(Check.COCO, path, f"image {image['id']}, {patch['file_name']}: {message}")
     for name in by_name:
         findings.add(Check.COCO, path, f"image {name} is in no readable record")
-    return digests
+    return recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,19 +151,21 @@ def _differences(found: _Found, *, block: BlockDocument, patch: PatchEntry) -> I
         yield "its look-alikes are not the recorded ones"
 
 
-def _check_files(folder: Path, images: list[Item], *, digests: Digests, findings: Findings) -> None:
+def _check_files(folder: Path, images: list[Item], *, recorded: RecordedFiles, findings: Findings) -> None:
+    unknown = (None, None)
     expected = (
         ExpectedFile(
             path=folder / image["file_name"],
             width_px=image["width"],
             height_px=image["height"],
-            sha256=digests.get(image["file_name"]),
+            n_bytes=recorded.get(image["file_name"], unknown)[0],
+            sha256=recorded.get(image["file_name"], unknown)[1],
         )
         for image in images
         if is_inside(image["file_name"])
     )
     findings.n_files += len(images)
-    for path, message in inspect_files(expected, n_threads=os.cpu_count() or 1):
+    for path, message in inspect_files(expected):
         findings.add(Check.PATCHES, path, message)
 
 

@@ -1,0 +1,1 @@
+"""Finished data sets in the layouts that other tools read; see docs/export.md."""
