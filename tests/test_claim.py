@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from wsi_extract.claim import claim_folder
 from wsi_extract.errors import InputError, IntegrityError
+from wsi_extract.files import temporary_beside
 from wsi_extract.layout import MANIFEST, run_path
 
 
@@ -78,10 +81,49 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     claim_folder(tmp_path, description=describe(), fresh=False)
     for folder in ("train2017/s1", ".wsi_extract/records/s1", "annotations"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        (tmp_path / folder / "x.png.123.partial").write_bytes(b"half")
+        temporary_beside(tmp_path / folder / "x.png").write_bytes(b"half")
+    temporary_beside(tmp_path / "manifest.json").write_bytes(b"half")
     (tmp_path / "mine.partial").write_text("not ours")
+    (tmp_path / "train2017" / "slide.partial").mkdir()  # of a slide that is called so
     claim_folder(tmp_path, description=describe(), fresh=False)
-    assert sorted(path.name for path in tmp_path.rglob("*.partial")) == ["mine.partial"]
+    assert sorted(path.name for path in tmp_path.rglob("*.partial")) == ["mine.partial", "slide.partial"]
+
+
+def test_a_run_killed_before_it_could_say_whose_folder_it_is_can_be_repeated(tmp_path: Path) -> None:
+    run_path(tmp_path).parent.mkdir(parents=True)
+    temporary_beside(run_path(tmp_path)).write_bytes(b"half")
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    assert [path.name for path in run_path(tmp_path).parent.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("n_deletions", range(1, 12))
+def test_fresh_never_leaves_what_looks_finished_or_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_deletions: int
+) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    for name in ("train2017/s1/a.png", "patches.zarr/train/s1/c/0/0/0/0", "index.zarr/train/zarr.json", "manifest.json",
+                 "patches.zarr/train/s1/zarr.json", ".wsi_extract/records/s1/000000.json", "slides.csv"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    left = n_deletions
+    unlink = os.unlink
+
+    def dying(path: str, **how: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        unlink(path, **how)
+
+    for name in ("unlink", "remove"):
+        monkeypatch.setattr(os, name, dying)
+    with contextlib.suppress(KeyboardInterrupt):
+        claim_folder(tmp_path, description=describe(), fresh=True)
+    monkeypatch.undo()
+    assert not (tmp_path / "manifest.json").exists()
+    is_open = any(tmp_path.glob("patches.zarr/**/zarr.json"))
+    assert (tmp_path / "patches.zarr/train/s1/c/0/0/0/0").exists() or not is_open
+    claim_folder(tmp_path, description=describe(), fresh=False)
 
 
 def test_fresh_deletes_what_the_program_wrote_and_nothing_else(tmp_path: Path) -> None:

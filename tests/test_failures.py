@@ -215,7 +215,7 @@ def test_what_a_killed_run_left_behind_is_cleared_away(inputs: Inputs, tmp_path:
     out = tmp_path / "out"
     extract(inputs, out)
     patch = next(out.glob("train2017/*/*.png"))
-    patch.with_name(patch.name + ".0123.partial").write_bytes(b"half")
+    patch.with_name(patch.name + ".0123456789ab.partial").write_bytes(b"half")
     assert not audit(out).is_sound
     extract(inputs, out)
     assert audit(out).is_sound
@@ -249,7 +249,7 @@ class LitteringExecutor:
     def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
         yield from self.serial.run(tasks)
         for folder in self.out.glob("train2017/*"):
-            (folder / "patch.png.0123.partial").write_bytes(b"half")
+            (folder / "patch.png.0123456789ab.partial").write_bytes(b"half")
 
 
 def test_a_finished_set_holds_nothing_half_written(inputs: Inputs, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_no_flipped_bit_of_a_shard_gives_wrong_pixels(tmp_path: Path) -> None:
     write_image(tmp_path, rgb, whole(rgb))
     n_bytes = pixel_shard_path(tmp_path, slide_id=SLIDE, row=0, column=0).stat().st_size
     n_chunk_bytes = n_bytes - CHUNKS_PER_SHARD * 16 - 4
-    assert n_chunk_bytes < 300
+    assert n_chunk_bytes < 600
     bits = [*range(8 * n_chunk_bytes), *range(8 * n_chunk_bytes, 8 * n_bytes, 61)]
     # zstd knows several ways to write the same pixels, and some flips turn one into another.
     assert count_harmless_flips(tmp_path, rgb, bits=bits) < len(bits) / 100

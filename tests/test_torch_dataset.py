@@ -156,7 +156,7 @@ def test_prefetched_batches_do_not_count_as_used(tmp_path: Path, loader_settings
         sampler.advance(len(numbers))
     del stream
     state = sampler.state_dict()
-    assert state == {"epoch": 3, "n_consumed": 10}
+    assert (state["epoch"], state["n_consumed"]) == (3, 10)
     sampler = EpochSampler(order)
     sampler.load_state_dict(state)
     for _, numbers in batches():
@@ -176,7 +176,7 @@ def test_epochs_begin_where_they_should() -> None:
     assert list(sampler) != first
     sampler.advance(20)
     assert list(sampler) == []
-    assert sampler.state_dict() == {"epoch": 1, "n_consumed": 20}
+    assert (sampler.epoch, sampler.n_consumed) == (1, 20)
 
 
 def test_states_that_cannot_be_are_refused() -> None:
@@ -184,8 +184,8 @@ def test_states_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match="21 samples cannot have been used: 20 were left of epoch 0"):
         sampler.advance(21)
     with pytest.raises(InputError, match="21 positions of an epoch of 20 cannot be used already"):
-        sampler.load_state_dict({"epoch": 0, "n_consumed": 21})
-    assert sampler.state_dict() == {"epoch": 0, "n_consumed": 0}
+        sampler.load_state_dict({**sampler.state_dict(), "n_consumed": 21})
+    assert (sampler.epoch, sampler.n_consumed) == (0, 0)
     with pytest.raises(InputError, match="rank 1 is not one of the 1 ranks"):
         EpochSampler(EpochOrder(n_rows=20, seed=1), rank=1)
 
@@ -269,3 +269,40 @@ def test_nothing_else_imports_torch() -> None:
     code = "import sys, wsi_extract.pipeline, wsi_extract.deformable_detr; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param({"epoch": -1}, "epochs count from 0", id="negative epoch"),
+        pytest.param({"order": 0}, "another seed", id="another order"),
+    ],
+)
+def test_states_that_do_not_fit_are_refused(change: dict[str, int], expected: str) -> None:
+    sampler = EpochSampler(EpochOrder(n_rows=20, seed=1))
+    with pytest.raises(InputError, match=expected):
+        sampler.load_state_dict({**sampler.state_dict(), **change})
+    with pytest.raises(InputError, match="lacks epoch, n_consumed, order"):
+        sampler.load_state_dict({})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(EpochOrder(n_rows=20, seed=2), id="seed"),
+        pytest.param(EpochOrder(n_rows=21, seed=1), id="rows"),
+        pytest.param(EpochOrder(n_rows=20, seed=1, weights=np.ones(20)), id="weights"),
+        pytest.param(OnlineOrder(n_per_epoch=20), id="online"),
+    ],
+)
+def test_a_state_of_another_order_is_refused(other: EpochOrder | OnlineOrder) -> None:
+    state = EpochSampler(EpochOrder(n_rows=20, seed=1)).state_dict()
+    with pytest.raises(InputError, match="another seed"):
+        EpochSampler(other).load_state_dict(state)
+
+
+def test_seeds_may_be_numpy_integers() -> None:
+    plain, numpy = EpochOrder(n_rows=20, seed=1), EpochOrder(n_rows=20, seed=int(np.int64(1)))
+    assert numpy.identity == plain.identity
+    by_numpy = EpochOrder(n_rows=20, seed=np.int64(1))  # type: ignore[arg-type]  # what users pass
+    assert by_numpy.keys(0, slice(None)) == plain.keys(0, slice(None))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_extract.errors import InputError, IntegrityError
-from wsi_extract.files import TEMPORARY_SUFFIX, pretty_json, write_atomically
+from wsi_extract.files import TEMPORARY_SUFFIX, is_temporary, pretty_json, write_atomically
 from wsi_extract.layout import INDEX, MANIFEST, OWNED, PATCHES, PIXELS, STATE, run_path
 
 
@@ -35,13 +35,12 @@ def claim_folder(
         When it holds the output of a run with other settings or inputs.
     """
     description = check_folder(output_dir, description=description, failed=failed, fresh=fresh)
-    if fresh:
-        for name in _present(output_dir):
-            _delete(output_dir / name)
-    sweep_temporaries(output_dir)
     # From here on neither the folder nor its stores must look finished until they are.
     (output_dir / MANIFEST).unlink(missing_ok=True)
     _close_stores(output_dir)
+    if fresh:
+        _delete_output(output_dir)
+    sweep_temporaries(output_dir)
     write_atomically(run_path(output_dir), pretty_json(dict(description)))
 
 
@@ -57,7 +56,7 @@ def check_folder(
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output_dir {output_dir} is a file.", "Name a folder.")
     known, present = _read_run(output_dir), _present(output_dir)
-    if known is None and present:
+    if known is None and not _holds_only_temporaries(output_dir):
         raise InputError(
             f"{output_dir} already holds {', '.join(present)}, not written by this program (there is no "
             f"{STATE}/run.json).",
@@ -69,6 +68,19 @@ def check_folder(
     description = {**description, "slides": {**kept, **description["slides"]}}
     _refuse_changes(output_dir, known=known, description=description)
     return description
+
+
+def _delete_output(output_dir: Path) -> None:
+    """Delete everything a run writes, ``run.json`` last, because it is what tells that the rest may be deleted."""
+    for name in _present(output_dir):
+        if name != STATE:
+            _delete(output_dir / name)
+    state = output_dir / STATE
+    for child in state.iterdir() if state.is_dir() else ():
+        if child != run_path(output_dir):
+            _delete(child)
+    if state.exists():
+        _delete(state)
 
 
 def _close_stores(output_dir: Path) -> None:
@@ -83,9 +95,17 @@ def _close_stores(output_dir: Path) -> None:
 
 def sweep_temporaries(output_dir: Path) -> None:
     """Remove what processes that were killed in the middle of a write left behind. Nothing may be writing."""
-    for name in _present(output_dir):
-        for left_over in sorted((output_dir / name).rglob(f"*{TEMPORARY_SUFFIX}")):
-            left_over.unlink(missing_ok=True)
+    found = [file for name in _present(output_dir) for file in (output_dir / name).rglob(f"*{TEMPORARY_SUFFIX}")]
+    beside = [file for name in OWNED for file in output_dir.glob(f"{name}.*{TEMPORARY_SUFFIX}")]
+    for file in (*found, *beside):
+        if is_temporary(file.name) and not file.is_dir():
+            file.unlink(missing_ok=True)
+
+
+def _holds_only_temporaries(output_dir: Path) -> bool:
+    """Whether a run was killed before it could say whose folder this is."""
+    present = _present(output_dir)
+    return present in ([], [STATE]) and all(is_temporary(file.name) for file in (output_dir / STATE).glob("*"))
 
 
 def _present(output_dir: Path) -> list[str]:

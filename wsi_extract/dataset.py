@@ -20,19 +20,11 @@ from wsi_extract.index import SplitIndex, read_index
 from wsi_extract.layout import MANIFEST, patch_file_name
 from wsi_extract.model import Split
 from wsi_extract.sources import PatchSource, PixelSource, PngSource, ShardSource
-from wsi_extract.storage import Coverage, Store
+from wsi_extract.storage import CodecName, Coverage, Store
 
 RgbBatch = npt.NDArray[np.uint8]
 """(B, H, W, 3) uint8, RGB."""
 
-
-SINGLE_STORES: dict[Store, tuple[Store, ...]] = {
-    Store.PNG: (Store.PNG,),
-    Store.ZARR: (Store.ZARR,),
-    Store.BOTH: (Store.ZARR, Store.PNG),
-    Store.PIXELS: (Store.PIXELS,),
-}
-"""What a data set of each kind can be read from; the first is the fastest."""
 
 SOURCES: dict[Store, type[PngSource | ShardSource | PixelSource]] = {
     Store.PNG: PngSource,
@@ -126,7 +118,8 @@ def open_dataset(output_dir: Path | str, split: str, store: str | None = None) -
     split
         ``train``, ``val`` or ``test``.
     store
-        ``png``, ``zarr`` or ``pixels``; ``None`` takes the fastest of those that the data set has.
+        ``png``, ``zarr`` or ``pixels``; ``None`` takes the fastest of those that the data set has, but never lossy
+        arrays where exact PNG files lie beside them.
 
     Raises
     ------
@@ -137,7 +130,7 @@ def open_dataset(output_dir: Path | str, split: str, store: str | None = None) -
     """
     folder = Path(output_dir).absolute()
     facts = read_facts(folder)
-    stores = SINGLE_STORES[facts.store]
+    stores = facts.readable_stores
     if store is not None and store not in stores:
         raise InputError(
             f"{folder} has no store {store!r}.", f"It was extracted with: {', '.join(stores)}; leave `store` out."
@@ -145,6 +138,13 @@ def open_dataset(output_dir: Path | str, split: str, store: str | None = None) -
     chosen = stores[0] if store is None else Store(store)
     index = read_index(folder, facts.split_of(split))
     return PatchDataset(output_dir=folder, store=chosen, index=index, source=SOURCES[chosen](folder, index=index))
+
+
+def readable_stores(store: Store, *, is_lossy: bool) -> tuple[Store, ...]:
+    """Return what a data set can be read from; first the fastest, unless that alone changed the pixels."""
+    if store is not Store.BOTH:
+        return (store,)
+    return (Store.PNG, Store.ZARR) if is_lossy else (Store.ZARR, Store.PNG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,14 @@ class DatasetFacts:
     store: Store
     coverage: Coverage | None
     """Which pixels the pixel store holds; ``None`` for other stores."""
+    is_lossy: bool
+    """Whether the arrays hold pixels that differ from the slide's."""
     splits: tuple[Split, ...]
+
+    @property
+    def readable_stores(self) -> tuple[Store, ...]:
+        """What the data set can be read from; the first is the best."""
+        return readable_stores(self.store, is_lossy=self.is_lossy)
 
     def split_of(self, name: str) -> Split:
         """Return the split of the given name; raises InputError when the data set has none."""
@@ -181,6 +188,7 @@ def read_facts(output_dir: Path) -> DatasetFacts:
             output_dir=output_dir,
             store=Store(manifest["settings"]["store"]),
             coverage=None if coverage is None else Coverage(coverage),
+            is_lossy=manifest["settings"].get("codec") == CodecName.JPEG,
             splits=tuple(Split(split) for split in manifest["splits"]),
         )
     except (FileNotFoundError, NotADirectoryError) as error:

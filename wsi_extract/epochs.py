@@ -18,6 +18,7 @@ import numpy as np
 
 from wsi_extract.arrays import BoolArray, FloatArray, IntArray
 from wsi_extract.errors import InputError
+from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.index import SplitIndex
 from wsi_extract.model import PatchKind
 from wsi_extract.sampling.randomness import keyed_generator
@@ -152,6 +153,10 @@ def _balanced(groups: IntArray | None, *, chosen: BoolArray) -> FloatArray:
 class KeyOrder(Protocol[KeyT_co]):
     """The order of every epoch: what a sampler goes through."""
 
+    @property
+    def identity(self) -> int:
+        """A number that tells this order from others, for the state of a sampler."""
+
     def __len__(self) -> int:
         """Return how many positions an epoch has."""
 
@@ -184,6 +189,12 @@ class EpochOrder:
         if self.weights is not None:
             _check_weights(self.weights, n_rows=self.n_rows)
 
+    @property
+    def identity(self) -> int:
+        """Digest of everything the order depends on."""
+        weights = None if self.weights is None else sha256_of(np.ascontiguousarray(self.weights).tobytes())
+        return _number_of(["epoch", self.n_rows, int(self.seed), weights, self.n_per_epoch])
+
     def __len__(self) -> int:
         return self.n_rows if self.n_per_epoch is None else self.n_per_epoch
 
@@ -208,6 +219,11 @@ class OnlineOrder:
     def __post_init__(self) -> None:
         if self.n_per_epoch < 1:
             raise InputError(f"an epoch has at least 1 patch, got {self.n_per_epoch}.")
+
+    @property
+    def identity(self) -> int:
+        """Digest of everything the order depends on; the seed of the patches is the data set's."""
+        return _number_of(["online", self.n_per_epoch])
 
     def __len__(self) -> int:
         return self.n_per_epoch
@@ -238,6 +254,10 @@ def positions_of(rank: int, *, n_consumed: int, n_total: int, world_size: int) -
             "The state belongs to another data set or other settings.",
         )
     return slice(n_consumed + (rank - n_consumed) % world_size, n_total, world_size)
+
+
+def _number_of(meaning: list[object]) -> int:
+    return int(sha256_of(canonical_json(meaning))[:15], 16)
 
 
 def _check_weights(weights: FloatArray, *, n_rows: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ SYNC_THREADS = 16
 def temporary_beside(path: Path) -> Path:
     """Return a name for a temporary that no other process, on any machine, writes to."""
     return path.with_name(f"{path.name}.{uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file of this name is one of `temporary_beside`, and not a user's that ends alike."""
+    return re.fullmatch(rf".+\.[0-9a-f]{{12}}{re.escape(TEMPORARY_SUFFIX)}", name, re.DOTALL) is not None
 
 
 def fsync_folder(folder: Path) -> None:

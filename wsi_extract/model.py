@@ -273,16 +273,20 @@ class TissueMask:
     mask: BoolImage
     """(H, W) bool, True on tissue."""
     l0_per_mask_px: Scale
-    table: CountImage = field(init=False, repr=False)
-    """Summed-area table of the mask."""
+    _table: list[CountImage] = field(init=False, repr=False, default_factory=list)
+    """Empty until the table is asked for; it takes four times the memory of the mask."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "table", integral_image(self.mask))
+    @property
+    def table(self) -> CountImage:
+        """Summed-area table of the mask."""
+        if not self._table:
+            self._table.append(integral_image(self.mask))
+        return self._table[0]
 
     @property
     def tissue_share(self) -> float:
         """Share of the mask that is tissue, 0 for an empty mask."""
-        return float(self.table[-1, -1]) / self.mask.size if self.mask.size else 0.0
+        return int(np.count_nonzero(self.mask)) / self.mask.size if self.mask.size else 0.0
 
     def fractions(self, origins_l0: IntArray, *, w_l0: float, h_l0: float) -> FloatArray:
         """Return the share of tissue in windows of ``w_l0 x h_l0`` level-0 px at ``origins_l0`` ((N, 2), x and y)."""

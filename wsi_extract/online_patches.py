@@ -6,6 +6,7 @@ by the rules of the extraction. Needs no training library.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from wsi_extract.blocks import touching_rows
 from wsi_extract.dataset import DatasetFacts, read_facts
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.geometry import l0_from_out_origins
-from wsi_extract.index import SlideScene, SplitIndex, read_index, read_scene
+from wsi_extract.index import SlideScene, SplitIndex, read_index, read_scene, read_splits
 from wsi_extract.layout import patch_file_name, scene_folder
 from wsi_extract.model import PatchKind, Split
 from wsi_extract.sampling import OnlineLaw, OnlineOptions, OnlineSlide
@@ -25,6 +26,8 @@ from wsi_extract.storage import Coverage, Store
 from wsi_extract.stores.pixel_array import OutsideCoverageError, PixelArray, open_pixel_array
 from wsi_extract.stores.shards import ShardReader
 from wsi_extract.targets import PatchLabel, label_patch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,6 +47,8 @@ class OnlinePatch:
 
 class OnlinePatches:
     """Draws the patches of one split, each known by its epoch and its number within the epoch.
+
+    Slides that cannot be drawn, or yield no random patch, are named in a warning of this module's logger.
 
     Equal keys give equal patches, in any process and in any order. Use it from one thread; processes made by fork
     and spawn open the slides' pixels themselves.
@@ -85,6 +90,7 @@ class OnlinePatches:
             ],
             options=options,
         )
+        _say_what_is_missing(self.law)
         self.patch_wh_px = index.patch_wh_px
         self._shards = ShardReader()
         self._arrays: list[PixelArray | None] = [None] * len(self._scenes)
@@ -171,8 +177,7 @@ def _scenes_of(output_dir: Path, *, split: Split) -> list[SlideScene]:
     """Return the scenes of the slides that take part in a split, in the order of their ids."""
     root = scene_folder(output_dir, slide_id="x").parent
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    scenes = [read_scene(folder) for folder in folders]
-    return [scene for scene in scenes if split in dict(scene.domains)]
+    return [read_scene(folder) for folder in folders if split in read_splits(folder)]
 
 
 def _slide_of(scene: SlideScene, *, split: Split, pools: SplitIndex | None) -> OnlineSlide:
@@ -186,6 +191,14 @@ def _slide_of(scene: SlideScene, *, split: Split, pools: SplitIndex | None) -> O
         options=scene.sampling,
         pool_out=None if pools is None else _pool_of(scene, index=pools),
     )
+
+
+def _say_what_is_missing(law: OnlineLaw) -> None:
+    for what, found in (("never drawn", law.excluded), ("without random patches", law.without_random)):
+        if found:
+            names = ", ".join(f"{law.slides[i].slide_id} ({reason})" for i, reason in sorted(found.items())[:5])
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            logger.warning("%d of %d slides are %s: %s%s", len(found), len(law.slides), what, names, more)
 
 
 def _domain_of(scene: SlideScene, *, domains: Mapping[str, str] | None) -> str:

@@ -39,8 +39,14 @@ CODEC_SHARE_OF_RAW = {
 }
 """Encoded bytes of stained tissue per raw byte; for estimates only."""
 DISK_RESERVE = 1.1
-PIXEL_LIBRARIES = ("openslide", "openslide-python", "opencv-python-headless", "pillow", "numpy", "zstandard")
-"""Libraries whose version may change the bytes that are written."""
+PIXEL_LIBRARIES = ("openslide", "openslide-python", "opencv-python-headless", "pillow", "numpy")
+"""Libraries whose version may change the bytes that are written, whatever the store."""
+CODEC_LIBRARIES = {
+    CodecName.ZSTD: "zstandard",
+    CodecName.WEBP: "imagecodecs",
+    CodecName.JPEG_XL: "imagecodecs",
+    CodecName.JPEG: "imagecodecs",
+}
 
 
 def check_memory(config: RunConfig, inputs: Inputs, *, executor: Executor) -> int:
@@ -79,7 +85,7 @@ def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:
     return {
         "program": f"wsi_extract {wsi_extract.__version__}",
         "settings": config.output_settings(),
-        "libraries": {name: text for name, text in _versions().items() if name in PIXEL_LIBRARIES},
+        "libraries": pixel_versions(config.store, codec=config.pixel_codec[0]),
         "annotations": inputs.annotations.source.sha256,
         "slides": {
             entry.file.slide_id: {
@@ -92,6 +98,12 @@ def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:
             if entry.info is not None and entry.decision is not None
         },
     }
+
+
+def pixel_versions(store: Store, *, codec: CodecName) -> dict[str, str]:
+    """Return the versions of the libraries that make the bytes of pixels on disk."""
+    of_codec = {CODEC_LIBRARIES[codec]} if store is not Store.PNG and codec in CODEC_LIBRARIES else set()
+    return {name: text for name, text in _versions().items() if name in {*PIXEL_LIBRARIES, *of_codec}}
 
 
 def run_key(config: RunConfig) -> str:
@@ -188,6 +200,7 @@ def _versions() -> dict[str, str]:
         "pillow",
         "openslide-python",
         "zstandard",
+        "imagecodecs",
         "dask",
         "distributed",
     ):

@@ -12,14 +12,15 @@ from typing import Protocol
 import numpy as np
 
 from wsi_extract.arrays import IntArray, RgbImage
-from wsi_extract.errors import RESTORE, IntegrityError, WsiExtractError
-from wsi_extract.index import SplitIndex, read_scene
+from wsi_extract.errors import RESTORE, EnvironmentFaultError, IntegrityError, WsiExtractError
+from wsi_extract.index import SplitIndex, read_coverage
 from wsi_extract.layout import scene_folder, split_folder
 from wsi_extract.model import Split
 from wsi_extract.stores.patch_arrays import PatchArray, open_patch_array, read_patch_into
 from wsi_extract.stores.pixel_array import OutsideCoverageError, PixelArray, open_pixel_array
 from wsi_extract.stores.png import decode_png
 from wsi_extract.stores.shards import ShardReader
+from wsi_extract.stores.zarr_json import PIXEL_SHARD_PX
 
 
 class PatchSource(Protocol):
@@ -32,6 +33,8 @@ class PatchSource(Protocol):
         ------
         IntegrityError
             When the patch is missing or damaged; the message names it.
+        EnvironmentFaultError
+            When the machine cannot read it: input or output error, too many open files, no permission.
         """
 
     def reading_order(self, indices: IntArray) -> IntArray:
@@ -55,6 +58,8 @@ class PngSource:
             raise IntegrityError(f"{_patch_of(self._index, i)}: the file {path} is missing.", RESTORE) from error
         except ValueError as error:
             raise IntegrityError(f"{_patch_of(self._index, i)}: {path} is damaged: {error}.", RESTORE) from error
+        except OSError as error:
+            raise _failure(error, patch=_patch_of(self._index, i)) from error
         if pixels.shape != out.shape:
             raise IntegrityError(
                 f"{_patch_of(self._index, i)}: {path} has the shape {pixels.shape}, expected {out.shape}.", RESTORE
@@ -83,8 +88,8 @@ class ShardSource:
             if array is None:
                 array = self._open(slide)
             read_patch_into(array, int(self._index.row[i]), out, shards=self._shards)
-        except IntegrityError as error:
-            raise IntegrityError(f"{_patch_of(self._index, i)}: {error.message}", RESTORE) from error
+        except (IntegrityError, OSError) as error:
+            raise _failure(error, patch=_patch_of(self._index, i)) from error
 
     def _open(self, slide: int) -> PatchArray:
         entry = self._index.slides[slide]
@@ -124,20 +129,30 @@ class PixelSource:
                 array = open_slide_pixels(self._output_dir, slide_id=slide_id, shards=self._shards)
                 self._arrays[slide] = array
             array.read_window(x_l0 // int(scale_x), y_l0 // int(scale_y), out)
-        except (IntegrityError, OutsideCoverageError, ValueError) as error:
-            reason = error.message if isinstance(error, WsiExtractError) else str(error)
-            raise IntegrityError(f"{_patch_of(self._index, i)}: {reason}", RESTORE) from error
+        except (IntegrityError, OutsideCoverageError, ValueError, OSError) as error:
+            raise _failure(error, patch=_patch_of(self._index, i)) from error
 
     def reading_order(self, indices: IntArray) -> IntArray:
-        """Return the batch ordered by slide and place, so that each shard is visited once."""
+        """Return the batch ordered by slide, shard and place, so that shards are visited once or nearly so."""
         x_l0, y_l0 = self._index.origins_l0[indices].T
-        return np.lexsort((x_l0, y_l0, self._index.slide[indices]))
+        slide = self._index.slide[indices]
+        scales = np.array([entry.l0_per_px_xy for entry in self._index.slides])[slide]
+        column, row = (x_l0 // scales[:, 0]) // PIXEL_SHARD_PX, (y_l0 // scales[:, 1]) // PIXEL_SHARD_PX
+        return np.lexsort((x_l0, y_l0, column, row, slide))
 
 
 def open_slide_pixels(output_dir: Path, *, slide_id: str, shards: ShardReader) -> PixelArray:
     """Open the stored pixels of one slide; ``shards`` may serve many slides."""
-    coverage = read_scene(scene_folder(output_dir, slide_id=slide_id)).coverage
+    coverage = read_coverage(scene_folder(output_dir, slide_id=slide_id))
     return open_pixel_array(output_dir, slide_id=slide_id, coverage=coverage, shards=shards)
+
+
+def _failure(error: Exception, *, patch: str) -> IntegrityError | EnvironmentFaultError:
+    """Return the error that names the patch: what is damaged, or what the machine could not do."""
+    reason = error.message if isinstance(error, WsiExtractError) else str(error)
+    if isinstance(error, OSError) and not isinstance(error, WsiExtractError):
+        return EnvironmentFaultError(f"{patch}: {reason}.", "Check the disk or the network, then start again.")
+    return IntegrityError(f"{patch}: {reason}", RESTORE)
 
 
 def _patch_of(index: SplitIndex, i: int) -> str:

@@ -26,6 +26,7 @@ from wsi_extract.plans import (
     digest_of_plan,
     job_key,
     read_coverage,
+    read_mask,
     read_patches,
     write_plan,
 )
@@ -127,6 +128,7 @@ def _read_finished(output_dir: Path, *, slide_id: str, key: str) -> SurveyRecord
         return None
     try:
         read_patches(plan_path(output_dir, slide_id=slide_id), record=known)
+        read_mask(plan_path(output_dir, slide_id=slide_id))
         if known.coverage_digest:
             read_coverage(plan_path(output_dir, slide_id=slide_id), record=known)
     except IntegrityError:

@@ -262,7 +262,7 @@ class EpochSampler(Sampler[KeyT]):
 
     Loader processes fetch batches ahead, so a sampler cannot know what was trained on: call `advance` after each
     step, and `set_epoch` before each epoch, as with torch's DistributedSampler. `state_dict` then holds the two
-    integers that say where the whole job is.
+    integers that say where the whole job is, and one that tells its order from others.
 
     Parameters
     ----------
@@ -284,6 +284,7 @@ class EpochSampler(Sampler[KeyT]):
         self.tail = tail
         self.epoch = 0
         self.n_consumed = 0
+        self._identity = order.identity
         self._positions()  # refuses a rank that is none
 
     def _positions(self) -> slice:
@@ -318,8 +319,8 @@ class EpochSampler(Sampler[KeyT]):
         self.n_consumed = min(self.n_consumed + n_samples * self.world_size, len(self.order))
 
     def state_dict(self) -> dict[str, int]:
-        """Return ``{"epoch", "n_consumed"}`` of rank 0: valid for every rank and any number of them."""
-        return {"epoch": self.epoch, "n_consumed": self.n_consumed}
+        """Return ``{"epoch", "n_consumed", "order"}`` of rank 0: valid for every rank and any number of them."""
+        return {"epoch": self.epoch, "n_consumed": self.n_consumed, "order": self._identity}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go to where `state_dict` was taken.
@@ -327,8 +328,18 @@ class EpochSampler(Sampler[KeyT]):
         Raises
         ------
         InputError
-            When the state does not fit the order.
+            When the state is not one of `state_dict`, or belongs to another order: other data, seed or weights.
         """
+        missing = sorted({"epoch", "n_consumed", "order"} - state.keys())
+        if missing:
+            raise InputError(f"the state {dict(state)} lacks {', '.join(missing)}.", "Give what state_dict returned.")
         epoch, n_consumed = int(state["epoch"]), int(state["n_consumed"])
+        if epoch < 0:
+            raise InputError(f"the state names epoch {epoch}; epochs count from 0.")
+        if state["order"] != self._identity:
+            raise InputError(
+                "the state belongs to an order with another seed, other weights or another data set.",
+                "Resume with the settings of the job that was stopped, or start a new job without the state.",
+            )
         positions_of(self.rank, n_consumed=n_consumed, n_total=len(self.order), world_size=self.world_size)
         self.epoch, self.n_consumed = epoch, n_consumed

@@ -35,7 +35,7 @@ from wsi_extract.storage import CodecName, Store
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.patch_arrays import write_patch_shard
 from wsi_extract.stores.png import decode_png, write_patches
-from wsi_extract.stores.zarr_json import patch_array_document, patch_attributes, write_document
+from wsi_extract.stores.zarr_json import patch_array_document, patch_attributes, sealed, write_document
 
 PATCH_WH_PX = (24, 16)
 """Not square, so that swapped axes show."""
@@ -123,7 +123,7 @@ def _write_pixels(out: Path, document: BlockDocument, *, store: Store) -> None:
         codecs=codec.to_zarr(),
         attributes=attributes,
     )
-    write_document(patch_array_folder(out, slide_id=slide_id, split=split), array)
+    write_document(patch_array_folder(out, slide_id=slide_id, split=split), sealed(array))
 
 
 def make_source(

@@ -20,7 +20,7 @@ from wsi_extract.convert.documents import copy_plans, manifest_of, write_documen
 from wsi_extract.convert.options import ConvertRequest
 from wsi_extract.convert.source import CONVERSION, SourceDataset, read_source, refuse_same
 from wsi_extract.errors import ConfigError, EnvironmentFaultError, IntegrityError, WsiExtractError
-from wsi_extract.preflight import CODEC_SHARE_OF_RAW, PNG_SHARE_OF_RAW, check_disk
+from wsi_extract.preflight import CODEC_SHARE_OF_RAW, PNG_SHARE_OF_RAW, check_disk, pixel_versions
 from wsi_extract.stores.block_files import BlockTarget
 from wsi_extract.stores.zarr_json import check_node_name
 
@@ -79,7 +79,11 @@ def convert_dataset(
         _check_room(source, request)
         for text in _notices(source, request):
             on_notice(text)
-        description = {**source.run, "settings": {**source.run["settings"], **request.settings}}
+        description = {
+            **source.run,
+            "settings": {**source.run["settings"], **request.settings},
+            "libraries": pixel_versions(request.store, codec=request.pixel_codec.name),
+        }
         claim_destination(request.destination, identity=identity, description=description)
         target = BlockTarget(output_dir=request.destination.absolute(), store=request.store, codec=request.pixel_codec)
         copy_plans(source, target.output_dir)

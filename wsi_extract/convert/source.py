@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_extract.convert.options import ConvertRequest
-from wsi_extract.dataset import SINGLE_STORES, SOURCES, PatchDataset
+from wsi_extract.dataset import SOURCES, PatchDataset, readable_stores
 from wsi_extract.errors import RESTORE, InputError, IntegrityError
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.finish import COMPLETE
@@ -59,9 +59,7 @@ class SourceDataset:
     @property
     def read_store(self) -> Store:
         """The store that pixels are read from: the fastest, unless another one alone kept them unchanged."""
-        stores = SINGLE_STORES[self.store]
-        is_lossy = self.codec is not None and not self.codec.is_lossless
-        return Store.PNG if is_lossy and Store.PNG in stores else stores[0]
+        return readable_stores(self.store, is_lossy=self.codec is not None and not self.codec.is_lossless)[0]
 
     @property
     def lossy_codecs(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_extract.errors import InputError, IntegrityError
-from wsi_extract.files import TEMPORARY_SUFFIX, make_folder, pretty_json, write_atomically
+from wsi_extract.files import TEMPORARY_SUFFIX, is_temporary, make_folder, pretty_json, write_atomically
 
 EXPORT = "export.json"
 UNFINISHED = "export.unfinished.json"
@@ -60,7 +60,8 @@ def check_destination(
 def claim_destination(destination: Path, *, identity: Mapping[str, object]) -> None:
     """Mark the folder as that of this export, and remove what a killed attempt left half-written."""
     make_folder(destination)
-    for left_over in sorted(destination.rglob(f"*{TEMPORARY_SUFFIX}")):
+    found = destination.rglob(f"*{TEMPORARY_SUFFIX}")
+    for left_over in sorted(path for path in found if is_temporary(path.name) and path.is_file()):
         left_over.unlink(missing_ok=True)
     write_atomically(destination / UNFINISHED, pretty_json(identity))
 

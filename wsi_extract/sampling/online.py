@@ -115,6 +115,9 @@ class OnlineLaw:
                 f"there is no slide to draw patches from ({reasons or 'no slides'}).",
                 "Check the shares and weights, and the coverage the slides were extracted with.",
             )
+        missing = {i: found.random_missing for i, found in drawn.items()}
+        self.without_random: dict[int, str] = {i: reason for i, reason in missing.items() if reason}
+        """Positions of the slides whose random share goes to the other kinds, and why."""
         self._positions = tuple(drawn)
         self._prepared = tuple(drawn.values())
         self._limits = limits_of(_slide_chances([slides[i] for i in drawn], options=options))

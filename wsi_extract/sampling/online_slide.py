@@ -164,6 +164,8 @@ class PreparedSlide:
     """Upper limit of each outcome's interval of [0, 1), see `limits_of`."""
     anchors: Mapping[PatchKind, Anchors]
     random_origins: RandomOrigins
+    random_missing: str
+    """Why there can be no random patch although some were asked for, else empty."""
 
     def outcome_of(self, fraction: float) -> tuple[PatchKind, PatchKind]:
         """Return the kind asked for and the kind drawn for a number of [0, 1)."""
@@ -202,6 +204,7 @@ def prepare_slide(
         limits=limits_of(list(chances.values())),
         anchors=anchors,
         random_origins=random_origins,
+        random_missing=reason,
     )
 
 

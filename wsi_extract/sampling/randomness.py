@@ -7,6 +7,7 @@ output is used, whose values NumPy guarantees for all its versions; those of ``n
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,8 @@ def bit_generator(stream: Stream, *, item: tuple[int | str, ...]) -> np.random.P
 
 def keyed_generator(*meaning: int | str) -> np.random.Philox:
     """Return the generator whose key is the 128-bit BLAKE2b of the JSON list of what its numbers are for."""
-    digest = hashlib.blake2b(canonical_json(meaning), digest_size=16).digest()
+    plain = [part if isinstance(part, str) else operator.index(part) for part in meaning]
+    digest = hashlib.blake2b(canonical_json(plain), digest_size=16).digest()
     return np.random.Philox(key=np.frombuffer(digest, dtype="<u8").astype(np.uint64))
 
 

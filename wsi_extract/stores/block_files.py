@@ -75,7 +75,7 @@ def _write_arrays(
             _write_png(document, added(), target=target)
         else:
             deque(added(), maxlen=0)
-        stored = shard.finish()
+        stored = shard.finish(n_expected=len(document["patches"]))
     document["shard"] = {
         "number": place.number,
         "n_rows": place.n_rows,

@@ -6,7 +6,6 @@ two writers.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from wsi_extract.model import Split
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import CRC_BYTES, PixelCodec, checksum_of
 from wsi_extract.stores.shards import DamagedShardError, ShardReader, StoredShard, read_place, write_shard
+from wsi_extract.stores.zarr_json import read_document
 
 
 def write_patch_shard(
@@ -70,9 +70,9 @@ def open_patch_array(output_dir: Path, *, slide_id: str, split: Split) -> PatchA
     IntegrityError
         When it is missing, damaged, or not an array of this program.
     """
-    path = patch_array_folder(output_dir, slide_id=slide_id, split=split) / "zarr.json"
+    folder = patch_array_folder(output_dir, slide_id=slide_id, split=split)
+    document: dict[str, Any] = read_document(folder)
     try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
         n_patches, height, width, _ = document["shape"]
         sharding = document["codecs"][0]["configuration"]
         return PatchArray(
@@ -84,8 +84,10 @@ def open_patch_array(output_dir: Path, *, slide_id: str, split: Split) -> PatchA
             n_rows=int(document["chunk_grid"]["configuration"]["chunk_shape"][0]),
             codec=PixelCodec.from_zarr(sharding["codecs"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise IntegrityError(f"slide {slide_id}: {path} is missing or damaged: {error}.") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise IntegrityError(
+            f"slide {slide_id}: {folder} is not an array of patches: {error}.", "Run the extraction again."
+        ) from error
 
 
 def read_patch_into(array: PatchArray, row: int, out: RgbImage, *, shards: ShardReader) -> None:

@@ -68,8 +68,17 @@ class ShardWriter:
         self._index[number] = self._n_bytes, len(data)
         self._append(data)
 
-    def finish(self) -> StoredShard:
-        """Append the index."""
+    def finish(self, *, n_expected: int) -> StoredShard:
+        """Append the index.
+
+        Raises
+        ------
+        ValueError
+            When the number of chunks added is not the expected one.
+        """
+        n_added = int(np.count_nonzero(self._index[:, 0] != ABSENT))
+        if n_added != n_expected:
+            raise ValueError(f"a shard was to hold {n_expected} chunks, but {n_added} were added")
         body = self._index.astype("<u8").tobytes()
         self._append(body + checksum_of(body))
         return StoredShard(n_bytes=self._n_bytes, sha256=self._digest.hexdigest())
@@ -96,9 +105,11 @@ def open_shard(path: Path, *, n_chunks: int) -> Iterator[ShardWriter]:
 def write_shard(path: Path, chunks: Iterable[tuple[int, bytes]], *, n_chunks: int) -> StoredShard:
     """Write one whole shard from pairs of a chunk's number and its bytes; memory holds one chunk at a time."""
     with open_shard(path, n_chunks=n_chunks) as shard:
+        n_given = 0
         for number, data in chunks:
             shard.add(number, data)
-        return shard.finish()
+            n_given += 1
+        return shard.finish(n_expected=n_given)
 
 
 class ChunkPlace(NamedTuple):
@@ -148,9 +159,8 @@ class ShardReader:
 
     def close(self) -> None:
         """Close all files; the reader can be used again."""
-        if self._pid == os.getpid():
-            for descriptor in self._descriptors.values():
-                os.close(descriptor)
+        for descriptor in self._descriptors.values():  # in a forked child these are its own copies
+            os.close(descriptor)
         self._forget()
 
     def locate(self, path: str, chunk: int, *, n_chunks: int) -> ChunkPlace | None:
@@ -167,7 +177,7 @@ class ShardReader:
             When the file is missing, truncated, or its index is damaged.
         """
         if self._pid != os.getpid():
-            self._forget()
+            self.close()
         descriptor = self._descriptors.get(path)
         if descriptor is None:
             descriptor = self._open(path, n_chunks=n_chunks)
