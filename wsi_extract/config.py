@@ -158,8 +158,8 @@ class RunConfig(BaseModel):
     )
     coverage: Coverage | None = Field(
         None,
-        description="what the pixel store holds: the planned patches, all windows around all anchors (default), or all "
-        "tissue too",
+        description="what the pixel store holds: the planned patches, all windows around all anchors, or all tissue "
+        "too; default: planned for a grid, else anchors",
     )
 
     # How the run is carried out; none of these changes the output
@@ -226,7 +226,7 @@ class RunConfig(BaseModel):
     @property
     def pixel_coverage(self) -> Coverage:
         """What the pixel store holds."""
-        return self.coverage or Coverage.ANCHORS
+        return self.coverage or (Coverage.PLANNED if self.sampling is Sampling.GRID else Coverage.ANCHORS)
 
     def output_settings(self) -> dict[str, object]:
         """Return the settings that the output depends on, ready for JSON. Inputs enter by their digests instead."""

@@ -124,6 +124,11 @@ class ConsoleReporter:
             self.progress.stop()
             self.progress = self.bar = None
 
+    def show_kept(self, n_kept: int, *, unit: str) -> None:
+        """Show how much an earlier run had done."""
+        if n_kept:
+            self.console.print(f"{n_kept:,} of these {unit} were there already, from an earlier run")
+
     def show_inputs(self, inputs: Inputs) -> None:
         """Show slides, classes, reconciliation and splits."""
         source = inputs.annotations.source
@@ -273,6 +278,9 @@ class SilentReporter:
 
     def end(self) -> None:
         """Ignore the end of a stage."""
+
+    def show_kept(self, n_kept: int, *, unit: str) -> None:
+        """Ignore what was there already."""
 
     def show_inputs(self, inputs: Inputs) -> None:
         """Ignore the inputs."""

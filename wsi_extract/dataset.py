@@ -7,7 +7,8 @@ id. Everything here goes by that number.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import numpy.typing as npt
 from wsi_extract.arrays import IntArray, RgbImage
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.index import SplitIndex, read_index
-from wsi_extract.layout import MANIFEST, patch_file_name
+from wsi_extract.layout import COMPLETE, FAILED, MANIFEST, patch_file_name
 from wsi_extract.model import Split
 from wsi_extract.sources import PatchSource, PixelSource, PngSource, ShardSource
 from wsi_extract.storage import CodecName, Coverage, Store
+
+logger = logging.getLogger(__name__)
 
 RgbBatch = npt.NDArray[np.uint8]
 """(B, H, W, 3) uint8, RGB."""
@@ -130,6 +133,10 @@ def open_dataset(output_dir: Path | str, split: str, store: str | None = None) -
     """
     folder = Path(output_dir).absolute()
     facts = read_facts(folder)
+    if facts.failed_slides:
+        logger.warning(
+            "%s is partial: %d slides failed and are not in it, see errors.jsonl", folder, len(facts.failed_slides)
+        )
     stores = facts.readable_stores
     if store is not None and store not in stores:
         raise InputError(
@@ -155,6 +162,10 @@ class DatasetFacts:
     store: Store
     coverage: Coverage | None
     """Which pixels the pixel store holds; ``None`` for other stores."""
+    slides: Mapping[str, tuple[Split, ...]]
+    """Splits of every slide that is in the data set, by slide id."""
+    failed_slides: tuple[str, ...]
+    """Slides that should be in the data set, but failed."""
     is_lossy: bool
     """Whether the arrays hold pixels that differ from the slide's."""
     splits: tuple[Split, ...]
@@ -188,6 +199,12 @@ def read_facts(output_dir: Path) -> DatasetFacts:
             output_dir=output_dir,
             store=Store(manifest["settings"]["store"]),
             coverage=None if coverage is None else Coverage(coverage),
+            slides={
+                slide["slide_id"]: tuple(Split(split) for split in slide["splits"])
+                for slide in manifest["slides"]
+                if slide["status"] == COMPLETE
+            },
+            failed_slides=tuple(slide["slide_id"] for slide in manifest["slides"] if slide["status"] == FAILED),
             is_lossy=manifest["settings"].get("codec") == CodecName.JPEG,
             splits=tuple(Split(split) for split in manifest["splits"]),
         )

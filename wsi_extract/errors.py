@@ -29,7 +29,8 @@ class WsiExtractError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.message} {self.remedy}".strip()
+        blank = "" if self.message.endswith("\n") else " "
+        return f"{self.message}{blank}{self.remedy}".strip()
 
 
 class ConfigError(WsiExtractError, ValueError):

@@ -49,6 +49,9 @@ class Reporter(Progress, Protocol):
     def count_slides(self, n_done: int, *, total: int) -> None:
         """Note how many slides of the extraction are complete."""
 
+    def show_kept(self, n_kept: int, *, unit: str) -> None:
+        """Note how much of the stage that ended was there already."""
+
     def show_inputs(self, inputs: Inputs) -> None:
         """Show slides, classes, reconciliation and splits."""
 
@@ -78,6 +81,8 @@ class ExtractionLoop:
         self.faults: dict[str, Fault] = dict(plan.faults)
         self.fault_index: dict[str, int] = {}
         self.n_blocks: dict[str, int] = {}
+        self.n_kept = 0
+        """Patches that an earlier run finished."""
         self.n_left = {slide_id: record.n_patches for slide_id, record in plan.surveys.items()}
         """Patches each slide still lacks."""
         self.rules = label_rules(config)
@@ -101,6 +106,7 @@ class ExtractionLoop:
                     break
                 self.n_blocks[slide_id] += 1
                 if self._is_done(block):
+                    self.n_kept += len(block)
                     self._advance(slide_id, n_patches=len(block))
                     continue
                 yield Task(

@@ -18,7 +18,9 @@ from wsi_extract.files import pretty_json, sha256_of_file, sha256_of_tree, write
 from wsi_extract.gather import Inputs, SlideEntry, SlideStatus
 from wsi_extract.index import write_root
 from wsi_extract.layout import (
+    COMPLETE,
     ERRORS,
+    FAILED,
     INDEX,
     MANIFEST,
     SLIDES_TABLE,
@@ -37,8 +39,6 @@ from wsi_extract.targets import CATEGORY_NAMES
 from wsi_extract.zarr_documents import indexed
 
 SCHEMA = 1
-COMPLETE = "complete"
-FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

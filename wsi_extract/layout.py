@@ -20,6 +20,9 @@ from pathlib import Path
 from wsi_extract.model import Split
 
 MANIFEST = "manifest.json"
+COMPLETE = "complete"
+FAILED = "failed"
+"""Status in the manifest: of a slide that is in the data set, and of one that should be."""
 SLIDES_TABLE = "slides.csv"
 ERRORS = "errors.jsonl"
 DASK_REPORT = "dask-report.html"

@@ -18,7 +18,7 @@ from wsi_extract.blocks import touching_rows
 from wsi_extract.dataset import DatasetFacts, read_facts
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.geometry import l0_from_out_origins
-from wsi_extract.index import SlideScene, SplitIndex, read_index, read_scene, read_splits
+from wsi_extract.index import SlideScene, SplitIndex, read_index, read_scene
 from wsi_extract.layout import patch_file_name, scene_folder
 from wsi_extract.model import PatchKind, Split
 from wsi_extract.sampling import OnlineLaw, OnlineOptions, OnlineSlide
@@ -81,7 +81,7 @@ class OnlinePatches:
         _check_pixels(facts)
         self.split = facts.split_of(split)
         index = read_index(self.output_dir, self.split)
-        self._scenes = _scenes_of(self.output_dir, split=self.split)
+        self._scenes = _scenes_of(facts, split=self.split)
         pools = None if facts.coverage is Coverage.TISSUE else index
         self.law = OnlineLaw(
             [
@@ -173,11 +173,16 @@ def _check_pixels(facts: DatasetFacts) -> None:
         )
 
 
-def _scenes_of(output_dir: Path, *, split: Split) -> list[SlideScene]:
-    """Return the scenes of the slides that take part in a split, in the order of their ids."""
-    root = scene_folder(output_dir, slide_id="x").parent
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return [read_scene(folder) for folder in folders if split in read_splits(folder)]
+def _scenes_of(facts: DatasetFacts, *, split: Split) -> list[SlideScene]:
+    """Return the scenes of the slides that take part in a split, in the order of their ids.
+
+    Raises
+    ------
+    IntegrityError
+        When one is missing or damaged: a slide must not drop out of the training without a word.
+    """
+    slide_ids = sorted(slide_id for slide_id, splits in facts.slides.items() if split in splits)
+    return [read_scene(scene_folder(facts.output_dir, slide_id=slide_id)) for slide_id in slide_ids]
 
 
 def _slide_of(scene: SlideScene, *, split: Split, pools: SplitIndex | None) -> OnlineSlide:

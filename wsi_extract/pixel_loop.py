@@ -34,6 +34,8 @@ class PixelLoop:
         self.fault_index: dict[str, int] = {}
         name, level = config.pixel_codec
         self.codec = PixelCodec(name=name, level=level)
+        self.n_kept = 0
+        """Chunks that an earlier run finished."""
         self.n_left = {slide_id: record.n_chunks for slide_id, record in plan.surveys.items() if slide_id not in faults}
         """Chunks each slide still lacks."""
         self.n_chunks = sum(self.n_left.values())
@@ -48,7 +50,9 @@ class PixelLoop:
                 if slide_id in self.faults:
                     break
                 if is_done(job):
-                    self._advance(slide_id, n_chunks=int(np.count_nonzero(job.wanted)))
+                    n_chunks = int(np.count_nonzero(job.wanted))
+                    self.n_kept += n_chunks
+                    self._advance(slide_id, n_chunks=n_chunks)
                     continue
                 yield Task(
                     stage="pixels",

@@ -244,6 +244,11 @@ class OnlineDetectionDataset(Dataset[tuple[object, Target]]):
         self.transforms = transforms
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[object, Target]:
+        if not isinstance(key, tuple):
+            raise TypeError(
+                f"patches that are drawn are asked for by (epoch, number), got {key!r}; "
+                "give the loader sampler=EpochSampler(OnlineOrder(n_per_epoch=...))"
+            )
         epoch, number = key
         patch = self.patches.read(epoch, number)
         labels = [label for label in patch.labels if not label.is_crowd]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_extract.index import IndexWriter
-from wsi_extract.layout import PATCHES, PIXELS, patch_array_folder
+from wsi_extract.layout import MANIFEST, PATCHES, PIXELS, patch_array_folder
 from wsi_extract.model import Split
 from wsi_extract.records import BlockDocument
 from wsi_extract.stores.codecs import PixelCodec
@@ -64,13 +64,15 @@ def _pair(values: list[float]) -> tuple[float, float]:
 def write_patch_groups(output_dir: Path, *, splits: Iterable[Split]) -> None:
     """Write the groups that hold the patch arrays."""
     for split in splits:
-        write_document(output_dir / PATCHES / split.value, group_document({}))
-    write_document(output_dir / PATCHES, group_document({}))
+        write_document(output_dir / PATCHES / split.value, group_document({"split": split.value}))
+    about = "one array of patches per split and slide; boxes are in index.zarr and annotations/"
+    write_document(output_dir / PATCHES, group_document({"about": about, "manifest": MANIFEST}))
 
 
 def write_pixel_group(output_dir: Path) -> None:
     """Write the group that holds the images of the slides."""
-    write_document(output_dir / PIXELS, group_document({}))
+    about = "one OME-Zarr image per slide; patches are windows of it, listed in index.zarr and annotations/"
+    write_document(output_dir / PIXELS, group_document({"about": about, "manifest": MANIFEST}))
 
 
 def indexed(

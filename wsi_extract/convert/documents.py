@@ -10,9 +10,9 @@ from pathlib import Path
 from wsi_extract.convert.source import SourceDataset, SourceSlide
 from wsi_extract.errors import RESTORE, IntegrityError
 from wsi_extract.files import pretty_json, sha256_of_file, sha256_of_tree, write_atomically
-from wsi_extract.finish import COMPLETE, SlideOutcome, documents_of, write_split_documents
+from wsi_extract.finish import SlideOutcome, documents_of, write_split_documents
 from wsi_extract.index import write_root
-from wsi_extract.layout import ERRORS, INDEX, SLIDES_TABLE, instances_name, plan_path, survey_path
+from wsi_extract.layout import COMPLETE, ERRORS, INDEX, SLIDES_TABLE, instances_name, plan_path, survey_path
 from wsi_extract.model import SlidePlan, Split
 from wsi_extract.plans import read_mask, read_patches, write_plan
 from wsi_extract.records import digests_of

@@ -15,9 +15,8 @@ from wsi_extract.convert.options import ConvertRequest
 from wsi_extract.dataset import SOURCES, PatchDataset, readable_stores
 from wsi_extract.errors import RESTORE, InputError, IntegrityError
 from wsi_extract.files import canonical_json, sha256_of
-from wsi_extract.finish import COMPLETE
 from wsi_extract.index import SplitIndex, read_index
-from wsi_extract.layout import MANIFEST, record_path, run_path
+from wsi_extract.layout import COMPLETE, MANIFEST, record_path, run_path
 from wsi_extract.model import Split
 from wsi_extract.records import BlockDocument, read_document
 from wsi_extract.storage import CodecName, Store

@@ -5,7 +5,7 @@ writer     the same, written from block records as a stream
 scenes     what sampling during training needs to know of a slide
 """
 
-from wsi_extract.index.scenes import SlideScene, read_coverage, read_scene, read_splits, write_scene
+from wsi_extract.index.scenes import SlideScene, read_coverage, read_scene, write_scene
 from wsi_extract.index.splits import CocoDict, IndexedSlide, SplitIndex, coco_dict, read_index
 from wsi_extract.index.writer import IndexWriter, write_root
 
@@ -19,7 +19,6 @@ __all__ = [
     "read_coverage",
     "read_index",
     "read_scene",
-    "read_splits",
     "write_root",
     "write_scene",
 ]

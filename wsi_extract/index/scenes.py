@@ -105,16 +105,6 @@ def read_coverage(folder: Path) -> BoolImage:
     return _as_bool(read_array(folder / "coverage"))
 
 
-def read_splits(folder: Path) -> frozenset[Split]:
-    """Return the splits the slide takes part in, without the rest of the scene; raises as `read_coverage`."""
-    document = read_document(folder)
-    try:
-        domains: Any = own_attributes(document)["domains"]
-        return frozenset(Split(split) for split, _ in domains)
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"the scene {folder} is inconsistent: {error}.", REMEDY) from error
-
-
 def _to_json(scene: SlideScene) -> dict[str, object]:
     frame, mask_scale = scene.frame, scene.tissue.l0_per_mask_px
     return {

@@ -46,6 +46,20 @@ BOX_COLUMNS: Mapping[str, tuple[str, tuple[int, ...]]] = {
 }
 """Type and row shape of the columns with one row per box."""
 OFFSETS = "box_offsets"
+LEGEND: Mapping[str, str] = {
+    "slide": "position of the patch's slide in the list of slides",
+    "row": "number of the patch within its slide and split, in plan order: its row in patches.zarr/<split>/<slide_id>",
+    "kind": ", ".join(f"{kind.value} {kind.label}" for kind in PatchKind),
+    "origins_l0": "x and y of the level-0 pixel the patch was read from",
+    "tissue_fraction": "share of tissue in the patch, 0 to 1",
+    OFFSETS: "the boxes of patch i are the rows from entry i up to, not including, entry i + 1",
+    "boxes_xywh": "left, top, width, height, patch pixels; as in the COCO document",
+    "category_id": "as in the COCO document, see categories",
+    "is_crowd": "1: to be ignored, as iscrowd in the COCO document",
+    "source_id": "id in the annotation file",
+    "source_part": "0, or the number of the box where one id of the annotation file has several",
+}
+"""What each column holds, for those who open the index with a Zarr library."""
 COLUMNS: Mapping[str, tuple[str, tuple[int, ...]]] = {**PATCH_COLUMNS, OFFSETS: ("int64", ()), **BOX_COLUMNS}
 
 

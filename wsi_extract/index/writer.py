@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from wsi_extract.errors import IntegrityError
-from wsi_extract.index.splits import BOX_COLUMNS, COLUMNS, OFFSETS, SCHEMA, IndexedSlide, pair, slide_to_json
-from wsi_extract.layout import INDEX, index_folder, patch_file_name
+from wsi_extract.index.splits import BOX_COLUMNS, COLUMNS, LEGEND, OFFSETS, SCHEMA, IndexedSlide, pair, slide_to_json
+from wsi_extract.layout import INDEX, MANIFEST, index_folder, patch_file_name
 from wsi_extract.model import PatchKind, Split
 from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
 from wsi_extract.stores.arrays import ROWS_PER_CHUNK, ArrayAppender, remove_node
@@ -100,6 +100,8 @@ class IndexWriter:
             "split": self._split.value,
             "patch_wh_px": list(self._patch_wh_px),
             "categories": {str(key): name for key, name in sorted(self._category_names.items())},
+            "about": "patches and boxes of one split; image id and annotation id of the COCO document: position + 1",
+            "columns": dict(LEGEND),
             "slides": [slide_to_json(slide) for slide in self._slides],
         }
         write_document(self._folder, sealed(group_document(attributes)))
@@ -162,7 +164,10 @@ def write_root(output_dir: Path) -> None:
     root = output_dir / INDEX
     for folder in (root, root / SCENES):
         if folder.is_dir():
-            write_document(folder, group_document({}))
+            about = (
+                "index of a data set" if folder == root else "slides of a pixel store: coverage, tissue, annotations"
+            )
+            write_document(folder, group_document({"about": about, "manifest": MANIFEST}))
 
 
 def _parse_source(name: str, *, file_name: str) -> tuple[int, int]:

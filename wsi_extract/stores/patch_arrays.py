@@ -110,7 +110,7 @@ def read_patch_into(array: PatchArray, row: int, out: RgbImage, *, shards: Shard
     except (ValueError, IntegrityError) as error:
         reason = error.message if isinstance(error, IntegrityError) else f"its chunk in {path} is damaged: {error}."
         raise IntegrityError(
-            f"patch {row} of slide {array.slide_id} ({array.split}) cannot be read: {reason}",
+            f"row {row} of the array of slide {array.slide_id}: {reason}",
             RESTORE,
         ) from error
 
