@@ -16,11 +16,12 @@ from wsi_extract.layout import plan_path, record_path
 from wsi_extract.model import Block, BlockRecord, Fault, SlidePlan
 from wsi_extract.plans import SurveyRecord, read_patches
 from wsi_extract.records import read_document
+from wsi_extract.slide_tally import SlideProgress, SlideTally
 from wsi_extract.storage import Store
 from wsi_extract.stores.block_files import BlockTarget, files_of_block
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.targets import LabelRules
-from wsi_extract.tasks import Progress, Task, TaskResult, survivable_fault
+from wsi_extract.tasks import Task, TaskResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,11 +44,8 @@ class RunPlan:
         return sum(record.n_patches for record in self.surveys.values())
 
 
-class Reporter(Progress, Protocol):
+class Reporter(SlideProgress, Protocol):
     """Shows a run to a person, or to nobody."""
-
-    def count_slides(self, n_done: int, *, total: int) -> None:
-        """Note how many slides of the extraction are complete."""
 
     def show_kept(self, n_kept: int, *, unit: str) -> None:
         """Note how much of the stage that ended was there already."""
@@ -77,14 +75,10 @@ class ExtractionLoop:
     def __init__(self, config: RunConfig, plan: RunPlan, *, reporter: Reporter) -> None:
         self.config = config
         self.plan = plan
-        self.reporter = reporter
         self.faults: dict[str, Fault] = dict(plan.faults)
-        self.fault_index: dict[str, int] = {}
         self.n_blocks: dict[str, int] = {}
-        self.n_kept = 0
-        """Patches that an earlier run finished."""
-        self.n_left = {slide_id: record.n_patches for slide_id, record in plan.surveys.items()}
-        """Patches each slide still lacks."""
+        n_patches = {slide_id: record.n_patches for slide_id, record in plan.surveys.items()}
+        self.tally = SlideTally(n_patches, faults=self.faults, reporter=reporter)
         self.rules = label_rules(config)
         self.stage = "label" if config.store is Store.PIXELS else "extract"
         """The pixel store is filled later, shard by shard; here its patches are labelled."""
@@ -106,8 +100,7 @@ class ExtractionLoop:
                     break
                 self.n_blocks[slide_id] += 1
                 if self._is_done(block):
-                    self.n_kept += len(block)
-                    self._advance(slide_id, n_patches=len(block))
+                    self.tally.keep(slide_id, n_units=len(block))
                     continue
                 yield Task(
                     stage=self.stage,
@@ -148,21 +141,9 @@ class ExtractionLoop:
     def take(self, result: TaskResult) -> None:
         """Note the result of one block."""
         if isinstance(result.value, BlockRecord):
-            self._advance(result.task.slide_id, n_patches=result.value.n_patches)
-            return
-        fault, slide_id = survivable_fault(result), result.task.slide_id
-        if slide_id not in self.faults:
-            self.reporter.fail(fault)
-        # Of several faults of a slide the one of its first block counts, whichever arrives first.
-        if result.task.index <= self.fault_index.get(slide_id, result.task.index):
-            self.faults[slide_id], self.fault_index[slide_id] = fault, result.task.index
-
-    def _advance(self, slide_id: str, *, n_patches: int) -> None:
-        self.n_left[slide_id] -= n_patches
-        if self.n_left[slide_id] == 0:
-            n_done = sum(n == 0 for n in self.n_left.values())
-            self.reporter.count_slides(n_done, total=len(self.n_left))
-        self.reporter.advance(n_patches)
+            self.tally.advance(result.task.slide_id, n_units=result.value.n_patches)
+        else:
+            self.tally.fail(result)
 
     def outcomes(self) -> dict[str, SlideOutcome]:
         """Return what each planned slide yielded."""

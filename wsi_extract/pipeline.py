@@ -160,14 +160,14 @@ def _extract(config: RunConfig, plan: RunPlan, *, executor: Executor, reporter: 
     for result in executor.run(extraction.tasks()):
         extraction.take(result)
     reporter.end()
-    reporter.show_kept(extraction.n_kept, unit="patches")
+    reporter.show_kept(extraction.tally.n_kept, unit="patches")
     if config.store is Store.PIXELS:
         pixels = PixelLoop(config, plan, faults=extraction.faults, reporter=reporter)
         reporter.begin("pixels", total=pixels.n_chunks, unit="chunks")
         for result in executor.run(pixels.tasks()):
             pixels.take(result)
         reporter.end()
-        reporter.show_kept(pixels.n_kept, unit="chunks")
+        reporter.show_kept(pixels.tally.n_kept, unit="chunks")
     sweep_temporaries(config.output_dir)  # of workers that died and were replaced
     return extraction.outcomes()
 

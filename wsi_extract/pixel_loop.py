@@ -13,8 +13,9 @@ from wsi_extract.layout import plan_path
 from wsi_extract.model import Fault
 from wsi_extract.pixels import PixelJob, PixelRecord, cut_pixel_jobs, is_done, write_pixels
 from wsi_extract.plans import SurveyRecord, read_coverage
+from wsi_extract.slide_tally import SlideTally
 from wsi_extract.stores.codecs import PixelCodec
-from wsi_extract.tasks import Task, TaskResult, survivable_fault
+from wsi_extract.tasks import Task, TaskResult
 
 
 class PixelLoop:
@@ -30,29 +31,23 @@ class PixelLoop:
         self.config = config
         self.plan = plan
         self.faults = faults
-        self.reporter = reporter
-        self.fault_index: dict[str, int] = {}
         name, level = config.pixel_codec
         self.codec = PixelCodec(name=name, level=level)
-        self.n_kept = 0
-        """Chunks that an earlier run finished."""
-        self.n_left = {slide_id: record.n_chunks for slide_id, record in plan.surveys.items() if slide_id not in faults}
-        """Chunks each slide still lacks."""
-        self.n_chunks = sum(self.n_left.values())
+        n_chunks = {slide_id: record.n_chunks for slide_id, record in plan.surveys.items() if slide_id not in faults}
+        self.n_chunks = sum(n_chunks.values())
+        self.tally = SlideTally(n_chunks, faults=faults, reporter=reporter)
 
     def tasks(self) -> Iterator[Task]:
         """Yield the shards that are not done, slide by slide; a slide that failed yields no more."""
         for ordinal, entry in enumerate(self.plan.inputs.entries):
             slide_id = entry.file.slide_id
-            if slide_id not in self.n_left:
+            if slide_id not in self.tally.n_left:
                 continue
             for index, job in enumerate(self._jobs(entry, self.plan.surveys[slide_id])):
                 if slide_id in self.faults:
                     break
                 if is_done(job):
-                    n_chunks = int(np.count_nonzero(job.wanted))
-                    self.n_kept += n_chunks
-                    self._advance(slide_id, n_chunks=n_chunks)
+                    self.tally.keep(slide_id, n_units=int(np.count_nonzero(job.wanted)))
                     continue
                 yield Task(
                     stage="pixels",
@@ -79,18 +74,6 @@ class PixelLoop:
     def take(self, result: TaskResult) -> None:
         """Note the result of one shard."""
         if isinstance(result.value, PixelRecord):
-            self._advance(result.task.slide_id, n_chunks=result.value.n_chunks)
-            return
-        fault, slide_id = survivable_fault(result), result.task.slide_id
-        if slide_id not in self.faults:
-            self.reporter.fail(fault)
-        # Of several faults of a slide the one of its first shard counts, whichever arrives first.
-        if result.task.index <= self.fault_index.get(slide_id, result.task.index):
-            self.faults[slide_id], self.fault_index[slide_id] = fault, result.task.index
-
-    def _advance(self, slide_id: str, *, n_chunks: int) -> None:
-        self.n_left[slide_id] -= n_chunks
-        if self.n_left[slide_id] == 0:
-            n_done = sum(n == 0 for n in self.n_left.values())
-            self.reporter.count_slides(n_done, total=len(self.n_left))
-        self.reporter.advance(n_chunks)
+            self.tally.advance(result.task.slide_id, n_units=result.value.n_chunks)
+        else:
+            self.tally.fail(result)
