@@ -16,8 +16,8 @@ from wsi_extract.errors import InputError, SlideError
 from wsi_extract.geometry import Rect
 from wsi_extract.model import SlideFile, SlideInfo
 from wsi_extract.resolution import RUN_OVERRIDE, ResolutionOverride
+from wsi_extract.slide_names import MAX_ID_LENGTH, slide_id_of
 from wsi_extract.slides import (
-    MAX_ID_LENGTH,
     OpenedSlide,
     SlideCache,
     describe_slide,
@@ -25,7 +25,6 @@ from wsi_extract.slides import (
     fingerprint_of,
     openslide_version,
     read_overview,
-    slide_id_of,
 )
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,14 +26,10 @@ from wsi_extract.errors import InputError, SlideError
 from wsi_extract.geometry import Rect, Scale
 from wsi_extract.model import SlideFile, SlideInfo, SlideLevel
 from wsi_extract.resolution import ResolutionOverride, choose_overview, objective_power_of, resolve_um_per_px
+from wsi_extract.slide_names import SLIDE_EXTENSIONS, slide_id_of
 
-SLIDE_EXTENSIONS = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
-)
-"""Extensions of the formats OpenSlide reads, lower case."""
 TILE_CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept per process; OpenSlide's own default is 32 MiB per open slide."""
-MAX_ID_LENGTH = 128
 _REMEDY_DAMAGED = "The file is damaged, incomplete or not a slide: replace it, or leave it out."
 _REMEDY_REPLACED = "Do not change slides during a run; start the run again."
 _CHUNK_PX = 2048  # side of the parts an overview is read in: about 50 MB, and few tiles are cut by their edges
@@ -81,29 +76,6 @@ def find_slides(folder: Path) -> FoundSlides:
     ]
     _refuse_duplicates(slides)
     return FoundSlides(slides=tuple(sorted(slides, key=lambda slide: slide.slide_id)), ignored=tuple(sorted(ignored)))
-
-
-def slide_id_of(relative_path: Path) -> str:
-    """Return the stable id of the slide at this path below the slide folder.
-
-    Only a known extension is stripped; folders are joined by ``__``. When characters outside ``[A-Za-z0-9._-]``, the
-    length, or ``__`` at the start, which Zarr reserves, force a change, a digest of the true name keeps different
-    slides apart.
-
-    >>> slide_id_of(Path("case 7/scan.1.svs")), slide_id_of(Path("a/x.ome.tif"))
-    ('case_7__scan.1_8f903ca6', 'a__x.ome')
-    >>> slide_id_of(Path("肿瘤 1.svs"))
-    '1_8ec84a4f'
-    """
-    plain = relative_path.with_suffix("") if relative_path.suffix.lower() in SLIDE_EXTENSIONS else relative_path
-    name = "__".join(plain.parts)
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    if safe.startswith("__"):
-        safe = safe.lstrip("_") or "slide"
-    if safe == name and len(safe) <= MAX_ID_LENGTH and safe.strip("."):
-        return safe
-    digest = hashlib.sha256(fsencode(plain.as_posix())).hexdigest()[:8]
-    return f"{safe[: MAX_ID_LENGTH - 9]}_{digest}"
 
 
 def _walk(folder: Path) -> Iterator[Path]:
