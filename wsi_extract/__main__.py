@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_extract.convert import command as convert_command
 from wsi_extract.errors import InputError, WsiExtractError
 from wsi_extract.export import command as export_command
+from wsi_extract.export.interrupts import Terminated, stoppable
+from wsi_extract.model import Split
 
 if TYPE_CHECKING:
     from wsi_extract.verify import AuditReport
 
 EXIT_INTEGRITY = 6
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+RESUMABLE = ("export", "convert")
 MAX_PROBLEMS_SHOWN = 50
 
 
@@ -87,7 +93,7 @@ def _verdict(arguments: argparse.Namespace, report: AuditReport) -> str:
     return f"{arguments.folder} is {'sound' if report.is_sound else 'NOT sound'}{problems}: {what}"
 
 
-def run_export(arguments: argparse.Namespace) -> int:
+def run_export(arguments: argparse.Namespace, *, check_signals: Callable[[], None]) -> int:
     """Export a data set and say what the export holds."""
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -96,18 +102,18 @@ def run_export(arguments: argparse.Namespace) -> int:
     request = export_command.request_of(arguments)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         bar = progress.add_task("")
-        result = export_dataset(
-            request,
-            on_progress=lambda split, n_done, n_total: progress.update(
-                bar, description=split.value, completed=n_done, total=n_total
-            ),
-        )
+
+        def show(split: Split, n_done: int, n_total: int) -> None:
+            check_signals()
+            progress.update(bar, description=split.value, completed=n_done, total=n_total)
+
+        result = export_dataset(request, on_progress=show, on_notice=_warn)
     held = ", ".join(f"{split} {counts.n_patches:,}" for split, counts in result.counts.items())
     print(f"{request.destination} {'was finished already' if result.was_finished else 'is finished'}: patches: {held}")
     return 0
 
 
-def run_convert(arguments: argparse.Namespace) -> int:
+def run_convert(arguments: argparse.Namespace, *, check_signals: Callable[[], None]) -> int:
     """Convert a data set to another store and say what was done."""
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -116,11 +122,12 @@ def run_convert(arguments: argparse.Namespace) -> int:
     request = convert_command.request_of(arguments)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         bar = progress.add_task("patches")
-        result = convert_dataset(
-            request,
-            on_progress=lambda n_done, n_total: progress.update(bar, completed=n_done, total=n_total),
-            on_notice=lambda text: print(f"warning: {text}", file=sys.stderr),
-        )
+
+        def show(n_done: int, n_total: int) -> None:
+            check_signals()
+            progress.update(bar, completed=n_done, total=n_total)
+
+        result = convert_dataset(request, on_progress=show, on_notice=_warn)
     print(
         f"{request.destination} is finished: {result.n_patches:,} patches with store {request.store}, "
         f"{result.n_converted:,} of them converted now"
@@ -128,18 +135,29 @@ def run_convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        commands = {"demo": run_demo, "verify": run_verify, "export": run_export, "convert": run_convert}
-        return commands[arguments.command](arguments)
+        with stoppable() as check_signals:
+            commands: dict[str, Callable[[argparse.Namespace], int]] = {
+                "demo": run_demo,
+                "verify": run_verify,
+                "export": partial(run_export, check_signals=check_signals),
+                "convert": partial(run_convert, check_signals=check_signals),
+            }
+            return commands[arguments.command](arguments)
     except WsiExtractError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        can_go_on = arguments.command in RESUMABLE
+        print(f"interrupted{'; give the same command again to go on' if can_go_on else ''}", file=sys.stderr)
+        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,27 +20,28 @@ from wsi_extract.arrays import RgbImage
 from wsi_extract.coco import write_coco
 from wsi_extract.export.options import ExportFormat, ExportOptions, ExportRequest
 from wsi_extract.export.run import ExportResult, export_dataset
-from wsi_extract.export.source import FinishedDataset, Source, open_source
-from wsi_extract.files import pretty_json, sha256_of_file
+from wsi_extract.export.source import FinishedDataset, Source, open_source, row_ranges
+from wsi_extract.files import pretty_json, sha256_of_file, write_atomically
 from wsi_extract.index import IndexWriter, SplitIndex, write_root
 from wsi_extract.layout import (
+    COMPLETE,
     instances_name,
     patch_array_folder,
     patch_file_name,
-    patch_shard_path,
-    split_folder,
+    record_path,
 )
 from wsi_extract.model import Split
-from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry
+from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
 from wsi_extract.storage import CodecName, Store
+from wsi_extract.stores.block_files import BlockTarget, ShardPlace, write_block_files
 from wsi_extract.stores.codecs import PixelCodec
-from wsi_extract.stores.patch_arrays import write_patch_shard
-from wsi_extract.stores.png import decode_png, write_patches
+from wsi_extract.stores.png import decode_png
 from wsi_extract.stores.zarr_json import patch_array_document, patch_attributes, sealed, write_document
 
 PATCH_WH_PX = (24, 16)
 """Not square, so that swapped axes show."""
 ROWS_PER_SHARD = 4
+CODEC = PixelCodec(name=CodecName.ZSTD, level=1)
 CATEGORIES = {1: "mitotic figure", 2: "mitotic figure look-alike"}
 SLIDES = {Split.TRAIN: {"a": 7, "b.v1": 5}, Split.VAL: {"b.v1": 3}, Split.TEST: {}}
 """Patches of each slide: one slide is in two splits, one has a dot in its name, one split is empty."""
@@ -85,42 +87,42 @@ def _patch(slide_id: str, row: int) -> PatchEntry:
     }
 
 
-def _document(slide_id: str, split: Split, n_patches: int) -> BlockDocument:
+def _document(slide_id: str, split: Split, *, index: int, rows: range) -> BlockDocument:
     return {
         "schema": SCHEMA,
         "slide_id": slide_id,
-        "index": 0,
+        "index": index,
         "split": split.value,
         "plan_digest": "0",
         "patch_wh_px": list(PATCH_WH_PX),
         "level": 0,
         "l0_per_px_xy": [1.0, 1.0],
         "um_per_px_xy": [0.25, 0.25],
-        "patches": [_patch(slide_id, row) for row in range(n_patches)],
+        "patches": [_patch(slide_id, row) for row in rows],
         "label_counts": {},
     }
 
 
-def _write_pixels(out: Path, document: BlockDocument, *, store: Store) -> None:
+def _write_block(out: Path, document: BlockDocument, *, store: Store, shard: int) -> None:
+    """Write the files of a block and its record."""
     slide_id, split = document["slide_id"], Split(document["split"])
-    patches = [(patch["file_name"], pixels_of(slide_id, split, patch["row"])) for patch in document["patches"]]
-    if store.has_png:
-        write_patches(out / split_folder(split), patches)
-    if not store.has_patch_arrays:
-        return
-    codec = PixelCodec(name=CodecName.ZSTD, level=1)
-    for first in range(0, len(patches), ROWS_PER_SHARD):
-        path = patch_shard_path(out, slide_id=slide_id, split=split, shard=first // ROWS_PER_SHARD)
-        chunks = [(row, pixels) for row, (_, pixels) in enumerate(patches[first : first + ROWS_PER_SHARD])]
-        write_patch_shard(path, chunks, codec=codec, n_rows=ROWS_PER_SHARD)
+    first = shard * ROWS_PER_SHARD
+    pixels = ((row, pixels_of(slide_id, split, first + row)) for row in range(len(document["patches"])))
+    place = ShardPlace(number=shard, n_rows=ROWS_PER_SHARD)
+    write_block_files(document, pixels, target=BlockTarget(output_dir=out, store=store, codec=CODEC), place=place)
+    path = record_path(out, slide_id=slide_id, index=document["index"])
+    write_atomically(path, encode_document(document))
+
+
+def _write_array_document(out: Path, slide_id: str, split: Split, *, n_patches: int) -> None:
     attributes = patch_attributes(
         slide_id=slide_id, split=split.value, level=0, l0_per_px_xy=(1, 1), um_per_px_xy=(0.25, 0.25)
     )
     array = patch_array_document(
-        n_patches=len(patches),
+        n_patches=n_patches,
         patch_wh_px=PATCH_WH_PX,
         patches_per_shard=ROWS_PER_SHARD,
-        codecs=codec.to_zarr(),
+        codecs=CODEC.to_zarr(),
         attributes=attributes,
     )
     write_document(patch_array_folder(out, slide_id=slide_id, split=split), sealed(array))
@@ -131,18 +133,33 @@ def make_source(
 ) -> Path:
     """Write a finished data set and return its folder."""
     splits: dict[str, object] = {}
+    splits_of: dict[str, list[str]] = {}
+    n_blocks: Counter[str] = Counter()
     for split, counts in slides.items():
-        documents = [_document(slide_id, split, n_patches) for slide_id, n_patches in counts.items()]
+        documents = []
         writer = IndexWriter(out, split=split, category_names=CATEGORIES, patch_wh_px=PATCH_WH_PX)
-        for document in documents:
-            writer.add(document)
-            _write_pixels(out, document, store=store)
+        for slide_id, n_patches in counts.items():
+            for shard, rows in enumerate(row_ranges(0, n_patches, size=ROWS_PER_SHARD)):
+                document = _document(slide_id, split, index=n_blocks[slide_id], rows=rows)
+                _write_block(out, document, store=store, shard=shard)
+                writer.add(document)
+                documents.append(document)
+                n_blocks[slide_id] += 1
+            if store.has_patch_arrays:
+                _write_array_document(out, slide_id, split, n_patches=n_patches)
+            splits_of.setdefault(slide_id, []).append(split.value)
         writer.finish()
         path = out / instances_name(split)
         write_coco(path, documents, category_names=CATEGORIES, description="test")
         splits[split.value] = {"sha256": sha256_of_file(path), "n_images": sum(counts.values())}
     write_root(out)
-    manifest = {"settings": {"store": store.value, "seed": seed}, "splits": splits}
+    manifest = {
+        "settings": {"store": store.value, "seed": seed},
+        "splits": splits,
+        "slides": [
+            {"slide_id": slide_id, "status": COMPLETE, "splits": names} for slide_id, names in splits_of.items()
+        ],
+    }
     (out / "manifest.json").write_bytes(pretty_json(manifest))
     return out
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.export.names import mitosis_flags, patch_name
 from wsi_extract.export.optional import import_optional
 from wsi_extract.export.options import Encoding
@@ -57,7 +56,7 @@ def write_split(source: Source, destination: Path, *, encoding: Encoding, advanc
 
     Raises
     ------
-    EnvironmentFaultError
+    OSError
         When LMDB cannot write.
     """
     lmdb = load_lmdb()
@@ -67,7 +66,7 @@ def write_split(source: Source, destination: Path, *, encoding: Encoding, advanc
         with lmdb.open(str(folder), map_size=map_size_of(source.index), max_dbs=0) as environment:
             _fill(environment, source, encoding=encoding, advance=advance)
     except lmdb.Error as error:
-        raise EnvironmentFaultError(f"cannot write {folder}: {error}.") from error
+        raise OSError(f"{folder}: {error}") from error
 
 
 def _fill(environment: lmdb.Environment, source: Source, *, encoding: Encoding, advance: Callable[[int], None]) -> None:
@@ -102,11 +101,15 @@ def _raw_bytes(index: SplitIndex) -> int:
 def map_size_of(index: SplitIndex) -> int:
     """Return an upper bound of the size of the file: address space, not disk.
 
-    A value takes whole pages; PNG files of pure noise are larger than the pixels by less than a hundredth.
+    PNG files of pure noise are larger than the pixels by less than a hundredth.
     """
-    value_pages = _raw_bytes(index) * 101 // 100 // PAGE_BYTES + 2
     tables_bytes = len(index) * 1024 + len(index.boxes_xywh) * 64
-    return len(index) * value_pages * PAGE_BYTES + 2 * tables_bytes + SPARE_BYTES
+    return pages_bytes(index) * 101 // 100 + len(index) * PAGE_BYTES + 2 * tables_bytes + SPARE_BYTES
+
+
+def pages_bytes(index: SplitIndex) -> int:
+    """Return the size of the raw pixels in the file, where a value takes whole pages."""
+    return len(index) * (_raw_bytes(index) // PAGE_BYTES + 1) * PAGE_BYTES
 
 
 def _tables(index: SplitIndex, *, encoding: Encoding) -> Iterator[tuple[bytes, bytes]]:

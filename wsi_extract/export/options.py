@@ -44,7 +44,7 @@ class Encoding(StrEnum):
     RAW = "raw"
     """The bytes of the (H, W, 3) array: the fastest to read."""
     PNG = "png"
-    """A PNG file: a quarter smaller, ten times slower to read."""
+    """A PNG file: smaller, and many times slower to read."""
 
 
 class Compression(StrEnum):

@@ -9,20 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError, WsiExtractError
+from wsi_extract.errors import InputError, IntegrityError, WsiExtractError
 from wsi_extract.export import coco_png, hdf5_files, image_folder, lmdb_files, webdataset_files, yolo
 from wsi_extract.export.destination import EXPORT, check_destination, claim_destination, finish_destination
 from wsi_extract.export.names import SplitCounts, count_split
 from wsi_extract.export.options import ExportFormat, ExportRequest
+from wsi_extract.export.room import check_room, expected_bytes, writing_fault
 from wsi_extract.export.source import FinishedDataset, Source, open_source, read_finished
 from wsi_extract.files import canonical_json
 from wsi_extract.index import SplitIndex
+from wsi_extract.layout import STATE
 from wsi_extract.model import Split
 
 SCHEMA = 1
 
 OpenSplit = Callable[[FinishedDataset, Split], Source]
 Progress = Callable[[Split, int, int], None]
+Notice = Callable[[str], None]
 
 
 class SplitWriter(Protocol):
@@ -45,6 +48,7 @@ def export_dataset(
     request: ExportRequest,
     *,
     on_progress: Progress = lambda split, n_done, n_total: None,
+    on_notice: Notice = lambda text: None,
     open_split: OpenSplit = open_source,
 ) -> ExportResult:
     """Export a finished data set; an interrupted export of the same data set is continued.
@@ -55,6 +59,8 @@ def export_dataset(
     ----------
     on_progress
         Told the split, how many of its patches are done, and how many it has.
+    on_notice
+        Told, before anything is written, what cannot be checked.
     open_split
         Opens a split of the data set.
 
@@ -65,7 +71,7 @@ def export_dataset(
     IntegrityError
         When the data set is damaged, or the destination holds another export.
     EnvironmentFaultError
-        When the destination cannot be written to.
+        When the destination has no room or cannot be written to, or the data set cannot be read.
     """
     finished = read_finished(request.output_dir)
     splits = _splits(request, finished)
@@ -76,6 +82,13 @@ def export_dataset(
         if known is not None:
             return ExportResult(counts=_known_counts(known, request=request, splits=splits), was_finished=True)
         sources = {split: open_split(finished, split) for split in splits}
+        needed = expected_bytes(request, [source.index for source in sources.values()])
+        check_room(request.destination, n_bytes=needed)
+        if not finished.has_records:
+            on_notice(
+                f"{request.output_dir} has no folder {STATE}, which holds the SHA-256 of its files of pixels: a file "
+                "that was replaced by another valid one will not be noticed"
+            )
         claim_destination(request.destination, identity=identity)
         for split, source in sources.items():
             write_split(source, request.destination, advance=_counter(source.index, split, on_progress=on_progress))
@@ -87,9 +100,7 @@ def export_dataset(
     except WsiExtractError:
         raise
     except OSError as error:
-        raise EnvironmentFaultError(
-            f"cannot write the export to {request.destination}: {error}.", "Run the same command again to continue."
-        ) from error
+        raise writing_fault(request.destination, error) from error
     return ExportResult(counts=counts, was_finished=False)
 
 

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.dataset import PatchDataset, open_dataset
-from wsi_extract.errors import RESTORE, InputError, IntegrityError
+from wsi_extract.errors import RESTORE, EnvironmentFaultError, InputError, IntegrityError
+from wsi_extract.export.recorded import RecordedFiles
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.index import SplitIndex
-from wsi_extract.layout import MANIFEST, split_folder
+from wsi_extract.layout import MANIFEST, STATE, split_folder
 from wsi_extract.model import Split
 from wsi_extract.storage import Store
-from wsi_extract.stores.png import encode_png
+from wsi_extract.stores.png import decode_png, encode_png
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_OVERHEAD_BYTES = 12
@@ -57,7 +58,9 @@ class FinishedDataset:
     output_dir: Path
     sha256: str
     """Digest of the manifest but for its times: which data set this is."""
-    has_png: bool
+    store: Store
+    has_records: bool
+    """Whether the records of the extraction are there, with the digests of all files of pixels."""
     documents: Mapping[Split, CocoDocument]
     """The splits of the data set."""
 
@@ -69,6 +72,8 @@ class StoreSource:
     dataset: PatchDataset
     png_folder: Path | None
     """The split's PNG files where the data set has them: they are copied rather than made again."""
+    recorded: RecordedFiles | None
+    """What the files that are read are compared with; ``None`` where the records are not there."""
 
     @property
     def index(self) -> SplitIndex:
@@ -81,8 +86,21 @@ class StoreSource:
         Raises
         ------
         IntegrityError
-            When the patch is missing or damaged.
+            When the patch is missing, damaged, or not the recorded one.
+        EnvironmentFaultError
+            When the machine cannot read it.
         """
+        if self.dataset.store is Store.PNG and self.png_folder is not None:
+            path, data = self._read_png(i, self.png_folder)
+            try:
+                return decode_png(data)
+            except ValueError as error:
+                raise IntegrityError(f"slide {self._slide_id(i)}: {path} is damaged: {error}.", RESTORE) from error
+        if self.recorded is not None:
+            try:
+                self.recorded.check_shards(i)
+            except OSError as error:
+                raise _reading_fault(error, slide_id=self._slide_id(i)) from error
         return self.dataset.read(i)
 
     def png(self, i: int) -> bytes:
@@ -91,12 +109,16 @@ class StoreSource:
         Raises
         ------
         IntegrityError
-            When the patch is missing or damaged.
+            When the patch is missing, damaged, or not the recorded one.
+        EnvironmentFaultError
+            When the machine cannot read it.
         """
         if self.png_folder is None:
-            return encode_png(self.dataset.read(i))
-        path = self.png_folder / self.index.file_name(i)
-        slide_id = self.index.slides[int(self.index.slide[i])].slide_id
+            return encode_png(self.pixels(i))
+        return self._read_png(i, self.png_folder)[1]
+
+    def _read_png(self, i: int, folder: Path) -> tuple[Path, bytes]:
+        path, slide_id = folder / self.index.file_name(i), self._slide_id(i)
         try:
             data = path.read_bytes()
             check_png(data, wh_px=self.index.patch_wh_px)
@@ -104,7 +126,14 @@ class StoreSource:
             raise IntegrityError(f"slide {slide_id}: the patch {path} is missing.", RESTORE) from error
         except ValueError as error:
             raise IntegrityError(f"slide {slide_id}: the patch {path} is damaged: {error}.", RESTORE) from error
-        return data
+        except OSError as error:
+            raise _reading_fault(error, slide_id=slide_id) from error
+        if self.recorded is not None:
+            self.recorded.check_png(i, data, path=path)
+        return path, data
+
+    def _slide_id(self, i: int) -> str:
+        return self.index.slides[int(self.index.slide[i])].slide_id
 
 
 def read_finished(output_dir: Path) -> FinishedDataset:
@@ -130,7 +159,8 @@ def read_finished(output_dir: Path) -> FinishedDataset:
         return FinishedDataset(
             output_dir=output_dir,
             sha256=sha256_of(canonical_json({**document, "run": None})),  # running again changes times only
-            has_png=Store(document["settings"].get("store", Store.PNG)).has_png,
+            store=Store(document["settings"].get("store", Store.PNG)),
+            has_records=(output_dir / STATE).is_dir(),
             documents={
                 Split(name): CocoDocument(sha256=entry["sha256"], n_images=entry["n_images"])
                 for name, entry in document["splits"].items()
@@ -156,8 +186,18 @@ def open_source(finished: FinishedDataset, split: Split) -> StoreSource:
             f"{MANIFEST} says {n_images:,}.",
             "Run the extraction again.",
         )
+    recorded = RecordedFiles(dataset.output_dir, index=dataset.index, store=dataset.store)
     return StoreSource(
-        dataset=dataset, png_folder=finished.output_dir / split_folder(split) if finished.has_png else None
+        dataset=dataset,
+        png_folder=dataset.output_dir / split_folder(split) if finished.store.has_png else None,
+        recorded=recorded if finished.has_records else None,
+    )
+
+
+def _reading_fault(error: OSError, *, slide_id: str) -> EnvironmentFaultError:
+    return EnvironmentFaultError(
+        f"slide {slide_id}: cannot read the data set: {error}.",
+        "Check the disk or the network, then give the same command again.",
     )
 
 
