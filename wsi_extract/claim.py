@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.files import TEMPORARY_SUFFIX, is_temporary, pretty_json, write_atomically
 from wsi_extract.layout import INDEX, MANIFEST, OWNED, PATCHES, PIXELS, STATE, run_path
+from wsi_extract.record_files import read_json_object
 
 
 def claim_folder(
@@ -55,7 +55,10 @@ def check_folder(
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output_dir {output_dir} is a file.", "Name a folder.")
-    known, present = _read_run(output_dir), _present(output_dir)
+    known, present = (
+        read_json_object(run_path(output_dir), remedy="Start over in another --output_dir."),
+        _present(output_dir),
+    )
     if known is None and not _holds_only_temporaries(output_dir):
         raise InputError(
             f"{output_dir} already holds {', '.join(present)}, not written by this program (there is no "
@@ -110,19 +113,6 @@ def _holds_only_temporaries(output_dir: Path) -> bool:
 
 def _present(output_dir: Path) -> list[str]:
     return [name for name in OWNED if (output_dir / name).exists()]
-
-
-def _read_run(output_dir: Path) -> dict[str, Any] | None:
-    path = run_path(output_dir)
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise IntegrityError(f"{path} is damaged: {error}.", "Start over in another --output_dir.") from error
-    if not isinstance(document, dict):
-        raise IntegrityError(f"{path} is damaged: not an object.", "Start over in another --output_dir.")
-    return document
 
 
 def _refuse_changes(output_dir: Path, *, known: Mapping[str, Any], description: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Records on disk: small JSON documents that carry the digest of their own content. Their existence means done."""
+"""Small JSON documents on disk. Records carry the digest of their own content; their existence means done."""
 
 from __future__ import annotations
 
@@ -43,4 +43,23 @@ def read_record(path: Path, *, kind: str, schema: int) -> dict[str, Any] | None:
         raise IntegrityError(f"the record {path} is damaged: {error}.", "Delete it and run again.") from error
     if not is_whole:
         raise IntegrityError(f"the record {path} does not match its own digest.", "Delete it and run again.")
+    return document
+
+
+def read_json_object(path: Path, *, remedy: str) -> dict[str, Any] | None:
+    """Return the JSON object at ``path``, ``None`` when there is no such file.
+
+    Raises
+    ------
+    IntegrityError
+        When the file is damaged; with the remedy.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged: {error}.", remedy) from error
+    if not isinstance(document, dict):
+        raise IntegrityError(f"{path} is damaged: not an object.", remedy)
     return document

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from wsi_extract.convert.source import CONVERSION
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.files import TEMPORARY_SUFFIX, make_folder, pretty_json, write_atomically
 from wsi_extract.layout import MANIFEST, run_path
+from wsi_extract.record_files import read_json_object
 
 UNFINISHED = "conversion.unfinished.json"
 ELSEWHERE = "Choose another --dest."
@@ -43,7 +43,7 @@ def check_destination(destination: Path, *, source_dir: Path, identity: Mapping[
     ours, theirs = destination.resolve(), source_dir.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise InputError(f"--dest {destination} overlaps the data set {source_dir}.", ELSEWHERE)
-    known = _read(destination / UNFINISHED) or _read_finished(destination)
+    known = read_json_object(destination / UNFINISHED, remedy=ELSEWHERE) or _read_finished(destination)
     if known is not None:
         _refuse_changes(destination, known=known, identity=identity)
         return
@@ -78,22 +78,10 @@ def finish_destination(destination: Path, *, manifest: Mapping[str, object]) -> 
     (destination / UNFINISHED).unlink()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise IntegrityError(f"{path} is damaged: {error}.", ELSEWHERE) from error
-    if not isinstance(document, dict):
-        raise IntegrityError(f"{path} is damaged: not an object.", ELSEWHERE)
-    return document
-
-
 def _read_finished(destination: Path) -> dict[str, Any] | None:
     """Return which conversion a finished data set is, ``None`` when it is none."""
     try:
-        identity = (_read(destination / MANIFEST) or {})["run"][CONVERSION]["identity"]
+        identity = (read_json_object(destination / MANIFEST, remedy=ELSEWHERE) or {})["run"][CONVERSION]["identity"]
     except (KeyError, TypeError):
         return None
     return identity if isinstance(identity, dict) else None

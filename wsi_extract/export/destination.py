@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.files import TEMPORARY_SUFFIX, is_temporary, make_folder, pretty_json, write_atomically
+from wsi_extract.record_files import read_json_object
 
 EXPORT = "export.json"
 UNFINISHED = "export.unfinished.json"
@@ -47,7 +47,7 @@ def check_destination(
     if destination.resolve().is_relative_to(output_dir.resolve()):
         raise InputError(f"--dest {destination} lies inside the data set {output_dir}.", ELSEWHERE)
     for name in (EXPORT, UNFINISHED):
-        document = _read(destination / name)
+        document = read_json_object(destination / name, remedy=ELSEWHERE)
         if document is not None:
             _refuse_changes(destination, known=document, identity=identity)
             return document if name == EXPORT else None
@@ -70,18 +70,6 @@ def finish_destination(destination: Path, *, document: Mapping[str, object]) -> 
     """Mark the export as finished."""
     write_atomically(destination / EXPORT, pretty_json(document))
     (destination / UNFINISHED).unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise IntegrityError(f"{path} is damaged: {error}.", ELSEWHERE) from error
-    if not isinstance(document, dict):
-        raise IntegrityError(f"{path} is damaged: not an object.", ELSEWHERE)
-    return document
 
 
 def _refuse_changes(destination: Path, *, known: Mapping[str, Any], identity: Mapping[str, object]) -> None:
