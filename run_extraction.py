@@ -7,21 +7,19 @@ resumable; 6 the output folder belongs to another run or is damaged; 130 or 143 
 from __future__ import annotations
 
 import argparse
-import logging
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
 from wsi_extract.config import SECTIONS, RunConfig, load_config
 from wsi_extract.config_sources import parse_flag, read_extraction_object
 from wsi_extract.errors import ConfigError, EnvironmentFaultError, WsiExtractError
+from wsi_extract.interrupts import Check, Terminated, stoppable
 
 if TYPE_CHECKING:
     from wsi_extract.tasks import Executor
@@ -30,10 +28,6 @@ EXIT_PARTIAL = 3
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "config.json"
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -146,12 +140,12 @@ def dask_report(config: RunConfig) -> Iterator[Path | None]:
             shutil.move(report, config.output_dir / DASK_REPORT)
 
 
-def extract(config: RunConfig) -> int:
+def extract(config: RunConfig, *, check_signals: Check) -> int:
     """Carry out the run and return the exit code."""
     from wsi_extract.console import ConsoleReporter, make_console  # noqa: PLC0415
     from wsi_extract.pipeline import run  # noqa: PLC0415
 
-    reporter = ConsoleReporter(config, console=make_console())
+    reporter = ConsoleReporter(config, console=make_console(), check_signals=check_signals)
     with open_executor(config) as executor:
         try:
             result = run(config, executor=executor, reporter=reporter)
@@ -160,18 +154,11 @@ def extract(config: RunConfig) -> int:
     return EXIT_PARTIAL if result.has_failures and config.on_partial == "fail" else 0
 
 
-def _on_signal(number: int, _frame: FrameType | None) -> None:
-    """End the program; a cluster that is torn down in the middle of a call has nothing more to say to the user."""
-    logging.disable(logging.CRITICAL)
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code; every error a user can mend is one message, not a traceback."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_signal)
     try:
-        return extract(read_settings(argv))
+        with stoppable() as check_signals:
+            return extract(read_settings(argv), check_signals=check_signals)
     except WsiExtractError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

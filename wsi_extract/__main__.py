@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from wsi_extract.convert import command as convert_command
 from wsi_extract.errors import InputError, WsiExtractError
 from wsi_extract.export import command as export_command
-from wsi_extract.export.interrupts import Terminated, stoppable
+from wsi_extract.interrupts import Terminated, stoppable
 from wsi_extract.model import Split
 
 if TYPE_CHECKING:

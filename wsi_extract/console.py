@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -45,9 +45,11 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 class ConsoleReporter:
     """Reports a run on a console."""
 
-    def __init__(self, config: RunConfig, *, console: Console) -> None:
+    def __init__(self, config: RunConfig, *, console: Console, check_signals: Callable[[], None]) -> None:
         self.config = config
         self.console = console
+        self.check_signals = check_signals
+        """Raises when the program was told to end; called with every progress."""
         self.progress: Progress | None = None
         self.bar: TaskID | None = None
         self.stage, self.unit = "", ""
@@ -80,6 +82,7 @@ class ConsoleReporter:
 
     def advance(self, n_units: int) -> None:
         """Note that units of the current stage are done."""
+        self.check_signals()
         self.done += n_units
         if self.progress is not None and self.bar is not None:
             self.progress.update(self.bar, advance=n_units, note=self._note())

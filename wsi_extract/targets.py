@@ -97,7 +97,7 @@ def label_patch(
     counts: Counter[str] = Counter()
     for name, chosen in (("label", is_label), ("crowd", is_crowd), ("dropped", is_dropped)):
         for role in Role:
-            n = int(np.count_nonzero(chosen & (annotations.role == role)))
+            n = int(np.count_nonzero(chosen & (annotations.role == int(role))))
             if n:
                 counts[f"{role.label}_{name}"] = n
     shown = np.flatnonzero((is_label | is_crowd) & ~is_side).astype(np.int64)

@@ -13,8 +13,8 @@ import pytest
 from tests.export.helpers import content_of, export, make_source
 from tests.helpers_convert import convert, finished
 from wsi_extract.export import hdf5_files
-from wsi_extract.export.interrupts import Terminated, held, stoppable
 from wsi_extract.export.options import ExportFormat
+from wsi_extract.interrupts import Terminated, held, stoppable
 from wsi_extract.verify import compare
 
 SIGNALLED = """

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
-from wsi_extract.export.interrupts import Check, held
 from wsi_extract.files import fsync_folder, make_folder, temporary_beside
+from wsi_extract.interrupts import Check, held
 
 if TYPE_CHECKING:
     import h5py  # it has no types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -21,12 +22,15 @@ class Terminated(KeyboardInterrupt):
 def stoppable() -> Iterator[Check]:
     """Let the signals raise `KeyboardInterrupt` or `Terminated`.
 
-    Python drops an exception that is raised within a destructor or a weakref callback, wherever it came from.
-    Therefore the signal is remembered as well: what is yielded raises again.
+    Python drops an exception that is raised within a destructor or a weakref callback, wherever it came from, and
+    NumPy one that is raised while it looks up an attribute. Therefore the signal is remembered as well: what is
+    yielded raises again. From the signal on loggers are silent, because libraries that are torn down in the middle of
+    a call complain.
     """
     arrived: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
+        logging.disable(logging.CRITICAL)
         arrived.append(number)
         _raise_first(arrived)
 
