@@ -28,7 +28,6 @@ from wsi_extract.records import SCHEMA, BlockDocument, PatchEntry
 from wsi_extract.sampling.options import SamplingOptions
 from wsi_extract.storage import Coverage, Store
 from wsi_extract.stores.codecs import PixelCodec
-from wsi_extract.stores.patch_arrays import write_patch_shard
 from wsi_extract.stores.pixel_array import (
     CHUNK_PX,
     CHUNKS_PER_SIDE,
@@ -38,6 +37,7 @@ from wsi_extract.stores.pixel_array import (
     write_pixel_documents,
     write_pixel_shard,
 )
+from wsi_extract.stores.shards import write_shard
 from wsi_extract.targets import LabelRules
 from wsi_extract.zarr_documents import write_patch_documents, write_patch_groups
 
@@ -135,8 +135,8 @@ def _written_blocks(output_dir: Path, slide: TexturedSlide, *, codec: PixelCodec
     for number, start in enumerate(range(0, len(slide), n_rows)):
         rows = range(start, min(start + n_rows, len(slide)))
         path = patch_shard_path(output_dir, slide_id=SLIDE_ID, split=Split.TRAIN, shard=number)
-        patches = ((row - start, slide.patch(row)) for row in rows)
-        stored = write_patch_shard(path, patches, codec=codec, n_rows=n_rows)
+        chunks = ((row - start, codec.encode(slide.patch(row))) for row in rows)
+        stored = write_shard(path, chunks, n_chunks=n_rows)
         document = block_document(slide, rows=rows, number=number)
         document["shard"] = {"number": number, "n_rows": n_rows, "bytes": stored.n_bytes, "sha256": stored.sha256}
         yield document

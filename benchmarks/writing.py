@@ -13,7 +13,7 @@ import zarr
 from benchmarks.timing import Case, Timing, measure
 from wsi_extract.arrays import RgbImage
 from wsi_extract.stores.codecs import PixelCodec
-from wsi_extract.stores.patch_arrays import write_patch_shard
+from wsi_extract.stores.shards import write_shard
 from wsi_extract.stores.zarr_json import patch_array_document, write_document
 
 CODEC_ALONE = "codec alone"
@@ -96,7 +96,8 @@ def write_ours(target: Path, patches: RgbImage, codec: PixelCodec) -> None:
     """Stream every shard into its file."""
     for number, shard in enumerate(_shards_of(patches)):
         path = target / "c" / str(number) / "0" / "0" / "0"
-        write_patch_shard(path, enumerate(shard), codec=codec, n_rows=PATCHES_PER_SHARD)
+        chunks = ((row, codec.encode(rgb)) for row, rgb in enumerate(shard))
+        write_shard(path, chunks, n_chunks=PATCHES_PER_SHARD)
 
 
 def write_with_zarr_python(target: Path, patches: RgbImage, codec: PixelCodec) -> None:

@@ -18,8 +18,8 @@ from wsi_extract.layout import patch_array_folder, patch_shard_path
 from wsi_extract.model import Split
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import PixelCodec
-from wsi_extract.stores.patch_arrays import open_patch_array, read_patch_into, write_patch_shard
-from wsi_extract.stores.shards import ShardReader
+from wsi_extract.stores.patch_arrays import open_patch_array, read_patch_into
+from wsi_extract.stores.shards import ShardReader, write_shard
 from wsi_extract.stores.zarr_json import patch_array_document, patch_attributes, sealed, write_document
 
 SLIDE = "case_7"
@@ -40,7 +40,7 @@ def write_store(output_dir: Path, patches: RgbImage, codec: PixelCodec) -> Path:
     for shard, start in enumerate(range(0, len(patches), N_ROWS)):
         rows = list(range(start, min(start + N_ROWS, len(patches))))
         path = patch_shard_path(output_dir, slide_id=SLIDE, split=Split.TRAIN, shard=shard)
-        write_patch_shard(path, ((row - start, patches[row]) for row in rows[::-1]), codec=codec, n_rows=N_ROWS)
+        write_shard(path, ((row - start, codec.encode(patches[row])) for row in rows[::-1]), n_chunks=N_ROWS)
     folder = patch_array_folder(output_dir, slide_id=SLIDE, split=Split.TRAIN)
     attributes = patch_attributes(
         slide_id=SLIDE, split="train", level=0, l0_per_px_xy=(1.0, 1.0), um_per_px_xy=(0.25, 0.25)
@@ -109,7 +109,7 @@ def test_ordered_chunks_give_the_very_bytes_of_zarr_python(tmp_path: Path) -> No
     shard.unlink()
     zarr.open_array(folder, mode="r+")[:] = patches
     ours = tmp_path / "ours"
-    write_patch_shard(ours, enumerate(patches), codec=codec, n_rows=N_ROWS)
+    write_shard(ours, ((row, codec.encode(patch)) for row, patch in enumerate(patches)), n_chunks=N_ROWS)
     assert ours.read_bytes() == shard.read_bytes()
 
 

@@ -20,8 +20,8 @@ from wsi_extract.layout import STATE, patch_shard_path, record_path
 from wsi_extract.model import Split
 from wsi_extract.records import encode_document, read_document
 from wsi_extract.storage import Store
-from wsi_extract.stores.patch_arrays import write_patch_shard
 from wsi_extract.stores.png import encode_png
+from wsi_extract.stores.shards import write_shard
 
 BLACK = np.zeros((PATCH_WH_PX[1], PATCH_WH_PX[0], 3), dtype=np.uint8)
 FORMATS = list(ExportFormat)
@@ -39,7 +39,7 @@ def put_black_png(out: Path) -> Path:
 
 def put_black_shard(out: Path) -> Path:
     path = shard_of(out, 1)
-    write_patch_shard(path, [(row, BLACK) for row in range(3)], codec=CODEC, n_rows=4)
+    write_shard(path, [(row, CODEC.encode(BLACK)) for row in range(3)], n_chunks=4)
     return path
 
 

@@ -7,7 +7,6 @@ two writers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,8 @@ from wsi_extract.layout import patch_array_folder, patch_shard_path
 from wsi_extract.model import Split
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import CRC_BYTES, PixelCodec, checksum_of
-from wsi_extract.stores.shards import DamagedShardError, ShardReader, StoredShard, read_place, write_shard
+from wsi_extract.stores.shards import DamagedShardError, ShardReader, read_place
 from wsi_extract.stores.zarr_json import read_document
-
-
-def write_patch_shard(
-    path: Path, patches: Iterable[tuple[int, RgbImage]], *, codec: PixelCodec, n_rows: int
-) -> StoredShard:
-    """Write the patches of one block as one shard.
-
-    Parameters
-    ----------
-    patches
-        Pairs of the row within the shard and the pixels ``(h, w, 3)``, in any order.
-    n_rows
-        Rows a shard of this array has room for; the last shard may hold fewer patches.
-    """
-    return write_shard(path, ((row, codec.encode(pixels)) for row, pixels in patches), n_chunks=n_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
