@@ -34,6 +34,8 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "level": ("1", 1),
     "slide_mpp": ("0.25", 0.25),
     "slide_mpp_csv": ("mpp.csv", "mpp.csv"),
+    "stain_norm": ("reinhard", "reinhard"),
+    "stain_target": ("target.png", "target.png"),
     "category_map": ("2=target, mitotic figure=ignore", {"2": "target", "mitotic figure": "ignore"}),
     "bbox_format": ("xywh", "xywh"),
     "point_box_px": ("40", 40.0),
@@ -66,9 +68,11 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "label_visible_fraction": ("0.3", 0.3),
     "crowd_visible_fraction": ("0.5", 0.5),
     "store": ("zarr", "zarr"),
+    "png_encoder": ("fpng", "fpng"),
     "codec": ("jpeg-xl", "jpeg-xl"),
     "codec_level": ("3", 3),
     "coverage": ("tissue", "tissue"),
+    "reader": ("direct", "direct"),
     "workers": ("0", 0),
     "scheduler": ("tcp://host:8786", "tcp://host:8786"),
     "dashboard_address": ("0.0.0.0:80", "0.0.0.0:80"),
@@ -77,12 +81,17 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "dry_run": ("true", True),
     "fresh": ("true", True),
 }
-NEEDS = {"codec": "zarr", "codec_level": "zarr", "coverage": "pixels"}
-"""Settings that belong to one kind of store."""
+NEEDS: dict[str, dict[str, object]] = {
+    "codec": {"store": "zarr"},
+    "codec_level": {"store": "zarr"},
+    "coverage": {"store": "pixels"},
+    "stain_target": {"stain_norm": "macenko"},
+}
+"""What a setting has a meaning with only."""
 
 
 def needed_for(name: str) -> dict[str, object]:
-    return {"store": NEEDS[name]} if name in NEEDS else {}
+    return NEEDS.get(name, {})
 
 
 # --- one name, three places ----------------------------------------------------------------------------------------

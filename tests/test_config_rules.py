@@ -47,6 +47,8 @@ def test_a_flag_takes_back_its_rival_in_the_file() -> None:
     ("values", "expected"),
     [
         pytest.param({"codec": "zstd"}, "codec and codec_level: they belong to --store zarr", id="codec of png files"),
+        pytest.param({"store": "zarr", "png_encoder": "fpng"}, "png_encoder: it belongs to --store png", id="encoder"),
+        pytest.param({"stain_target": "a.png"}, "stain_target: it belongs to --stain_norm", id="target"),
         pytest.param({"codec_level": 3}, "codec and codec_level: they belong", id="level of png files"),
         pytest.param({"store": "zarr", "coverage": "tissue"}, "coverage: it belongs to --store pixels", id="coverage"),
         pytest.param({"store": "zarr", "codec_level": 20}, "zstd has levels -7 to 19, got 20", id="zstd level"),

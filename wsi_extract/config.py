@@ -24,7 +24,8 @@ from pydantic import (
 )
 
 from wsi_extract.errors import ConfigError
-from wsi_extract.storage import LEVELS, CodecName, Coverage, Store
+from wsi_extract.reading import ReaderMode, StainNorm
+from wsi_extract.storage import LEVELS, CodecName, Coverage, PngEncoder, Store
 
 RoleName = Literal["target", "hard_negative", "context", "ignore"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -88,6 +89,11 @@ class RunConfig(BaseModel):
         None, description="CSV slide,um_per_px or slide,um_per_px_x,um_per_px_y: resolutions of single slides"
     )
 
+    stain_norm: StainNorm = Field(StainNorm.NONE, description="bring the stain of each slide to that of a target")
+    stain_target: FilePath | None = Field(
+        None, description="picture whose stain is the target, PNG or JPEG; default: a published reference"
+    )
+
     # Annotations
     category_map: dict[str, RoleName] | None = Field(
         None, description="class name or id -> role, as 2=target,7=hard_negative or a JSON file"
@@ -149,6 +155,10 @@ class RunConfig(BaseModel):
 
     # Output
     store: Store = Field(Store.PNG, description="how patches are written")
+    png_encoder: PngEncoder | None = Field(
+        None,
+        description="compression of PNG files: isal (default), fpng (fastest, a fifth larger), opencv",
+    )
     codec: CodecName | None = Field(
         None,
         description="compression of zarr and pixels: zstd (default), none, webp, jpeg-xl, all lossless; jpeg: lossy",
@@ -163,6 +173,9 @@ class RunConfig(BaseModel):
     )
 
     # How the run is carried out; none of these changes the output
+    reader: ReaderMode = Field(
+        ReaderMode.AUTO, description="who decodes tiles: auto (direct where proven equal), openslide or direct"
+    )
     workers: int | None = Field(None, ge=0, description="processes; 0: serial, without Dask; default: one per core")
     scheduler: str | None = Field(None, pattern=r"^(tcp|tls)://", description="existing Dask cluster, tcp://HOST:8786")
     dashboard_address: str = Field(
@@ -195,15 +208,19 @@ class RunConfig(BaseModel):
         for first, second in (("stride_px", "overlap"), ("point_box_um", "point_box_px"), ("scheduler", "workers")):
             if getattr(self, first) is not None and second in self.model_fields_set:
                 problems.append(f"{first} and {second}: give one of them")
-        problems += self._problems_of_store()
+        problems += self._problems_of_pixels()
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
-    def _problems_of_store(self) -> list[str]:
+    def _problems_of_pixels(self) -> list[str]:
         problems = []
+        if self.stain_norm is StainNorm.NONE and self.stain_target is not None:
+            problems.append("stain_target: it belongs to --stain_norm macenko or reinhard")
         if self.store is Store.PNG and (self.codec is not None or self.codec_level is not None):
             problems.append("codec and codec_level: they belong to --store zarr, both or pixels")
+        if not self.store.has_png and self.png_encoder is not None:
+            problems.append("png_encoder: it belongs to --store png or both")
         if self.store is not Store.PIXELS and self.coverage is not None:
             problems.append("coverage: it belongs to --store pixels")
         name = self.codec or CodecName.ZSTD
@@ -224,6 +241,11 @@ class RunConfig(BaseModel):
         return name, LEVELS[name][2] if self.codec_level is None else self.codec_level
 
     @property
+    def pixel_encoder(self) -> PngEncoder:
+        """What compresses PNG files."""
+        return self.png_encoder or PngEncoder.ISAL
+
+    @property
     def pixel_coverage(self) -> Coverage:
         """What the pixel store holds."""
         return self.coverage or (Coverage.PLANNED if self.sampling is Sampling.GRID else Coverage.ANCHORS)
@@ -233,6 +255,8 @@ class RunConfig(BaseModel):
         settings: dict[str, object] = self.model_dump(mode="json", exclude=set(LOCATION_FIELDS | RUN_FIELDS))
         settings["mixture"] = list(self.shares)
         settings["annotation_types"] = sorted(set(self.annotation_types))
+        if self.store.has_png:
+            settings["png_encoder"] = self.pixel_encoder.value
         if self.store is not Store.PNG:
             settings["codec"], settings["codec_level"] = self.pixel_codec
         if self.store is Store.PIXELS:
@@ -249,20 +273,20 @@ SECTIONS: Mapping[str, str] = {
     "train_val_split": "splits",
     "label_hard_negatives": "labels",
     "store": "how it is stored",
-    "workers": "how the run is carried out (never changes the output)",
+    "reader": "how the run is carried out (never changes the output)",
 }
 """First setting of each section of the help text."""
 
 LOCATION_FIELDS = frozenset(
-    {"wsi_dir", "annotation_json", "output_dir", "slide_mpp_csv", "slide_aliases_csv", "group_csv"}
+    {"wsi_dir", "annotation_json", "output_dir", "slide_mpp_csv", "slide_aliases_csv", "group_csv", "stain_target"}
 )
 """Paths: their content matters, not their names."""
 
-STORE_FIELDS = frozenset({"store", "codec", "codec_level", "coverage"})
+STORE_FIELDS = frozenset({"store", "png_encoder", "codec", "codec_level", "coverage"})
 """Settings that change how pixels are kept, and nothing else."""
 
 RUN_FIELDS = frozenset(
-    {"workers", "scheduler", "dashboard_address", "worker_memory_mb", "on_partial", "dry_run", "fresh"}
+    {"reader", "workers", "scheduler", "dashboard_address", "worker_memory_mb", "on_partial", "dry_run", "fresh"}
 )
 """Settings that never change the output."""
 

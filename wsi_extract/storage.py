@@ -30,6 +30,17 @@ class Store(StrEnum):
         return self in {Store.ZARR, Store.BOTH}
 
 
+class PngEncoder(StrEnum):
+    """What compresses PNG files; every reader of PNG reads them all, and the pixels are the same."""
+
+    ISAL = "isal"
+    """Average filter and ISA-L: small and fast."""
+    FPNG = "fpng"
+    """fpng: the fastest, larger files; needs the package fpng."""
+    OPENCV = "opencv"
+    """OpenCV's own: where ISA-L does not install."""
+
+
 class CodecName(StrEnum):
     """How the pixels of a Zarr chunk are compressed."""
 
