@@ -1,9 +1,12 @@
 """What all tests share: repeatable property tests, and the public sample files where a checkout has them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from wsi_extract import blocks
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -26,3 +29,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def shared_data() -> Path:
     """The folder of public sample files; only for tests marked ``shared``."""
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_blocks() -> Iterator[None]:
+    """Cut the small plans of tests into several blocks, as those of whole slides are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "MIN_BLOCK_PATCHES", 16)
+        yield

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_extract import blocks
 from wsi_extract.arrays import FloatArray
 from wsi_extract.blocks import (
     MAX_BLOCK_BYTES,
+    MIN_BLOCK_PATCHES,
     WINDOW_SIDE_PX,
     Window,
     block_ranges,
@@ -18,6 +20,7 @@ from wsi_extract.blocks import (
     cut_windows,
     patches_per_block,
     touching_rows,
+    window_of_each,
     worker_bytes,
 )
 from wsi_extract.geometry import Scale, grid_starts
@@ -56,17 +59,25 @@ FRAME = OutputFrame(
 )
 
 
+USUAL_MINIMUM = MIN_BLOCK_PATCHES
+
+
+@pytest.fixture(autouse=True)
+def _usual_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "MIN_BLOCK_PATCHES", USUAL_MINIMUM)
+
+
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("n_patches", "side_px", "expected"),
     [
-        pytest.param(100, 256, 32, id="the standard job: four blocks"),
-        pytest.param(128, 256, 32, id="a quarter is a power of two"),
-        pytest.param(129, 256, 64, id="a quarter is just more than one"),
-        pytest.param(1, 256, 16, id="never fewer than 16"),
-        pytest.param(0, 256, 16, id="an empty plan"),
+        pytest.param(100, 256, 128, id="the standard job: one block"),
+        pytest.param(1024, 256, 256, id="a quarter is a power of two"),
+        pytest.param(1025, 256, 512, id="a quarter is just more than one"),
+        pytest.param(1, 256, 128, id="never fewer than 128"),
+        pytest.param(0, 256, 128, id="an empty plan"),
         pytest.param(10**6, 256, 512, id="96 MiB at 256 px"),
         pytest.param(10**6, 512, 128, id="96 MiB at 512 px"),
         pytest.param(10**6, 1024, 32, id="96 MiB at 1024 px"),
@@ -85,7 +96,7 @@ def test_blocks_are_powers_of_two_below_the_cap(n_patches: int, patch_bytes: int
     assert size & (size - 1) == 0
     assert size == 1 or size * patch_bytes <= MAX_BLOCK_BYTES
     assert size >= n_patches / 4 or 2 * size * patch_bytes > MAX_BLOCK_BYTES
-    assert size <= 16 or size < n_patches / 2
+    assert size <= 128 or size < n_patches / 2
 
 
 @given(codes=st.lists(st.integers(0, 2), max_size=60), size=st.integers(1, 20))
@@ -271,6 +282,18 @@ def test_windows_do_not_depend_on_anything_but_the_boxes() -> None:
     first = cut_windows(boxes_lv, margin_px=3, level_size_wh=(9_000, 9_000))
     assert first == cut_windows(boxes_lv.copy(), margin_px=3, level_size_wh=(9_000, 9_000))
     assert cut_windows(np.empty((0, 4)), margin_px=3, level_size_wh=(9_000, 9_000)) == []
+
+
+@given(st.integers(0, 10**6), st.integers(0, 40))
+def test_a_window_of_each_box_holds_that_box_and_its_margin(seed: int, n_boxes: int) -> None:
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 900, (n_boxes, 2))
+    boxes_lv = np.concatenate([corners, corners + rng.uniform(1, 100, (n_boxes, 2))], axis=1)
+    windows = window_of_each(boxes_lv, margin_px=3, level_size_wh=(1_000, 990))
+    assert [window.rows for window in windows] == [(row,) for row in range(n_boxes)]
+    for box, window in zip(boxes_lv, windows, strict=True):
+        alone = cut_windows(box[None], margin_px=3, level_size_wh=(1_000, 990))
+        assert window.rect_lv == alone[0].rect_lv
 
 
 # --- memory --------------------------------------------------------------------------------------------------------

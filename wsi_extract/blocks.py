@@ -21,7 +21,8 @@ from wsi_extract.model import NO_ANCHOR, AnnotationTable, Block, OutputFrame, Pa
 
 MAX_BLOCK_BYTES = 96 * 2**20
 """Raw pixels of the largest block."""
-MIN_BLOCK_PATCHES = 16
+MIN_BLOCK_PATCHES = 128
+"""Less is not worth the way to a worker, nor a wait for the disk."""
 BLOCKS_WANTED = 4
 """Blocks a small slide is cut into, so that a many-core node is busy."""
 WINDOW_SIDE_PX = 2048
@@ -30,6 +31,11 @@ WINDOW_SIDE_PX = 2048
 BASE_WORKER_BYTES = 160 * 2**20
 """A worker that has nothing to do: interpreter, NumPy, OpenCV, OpenSlide, Dask; measured, with a margin."""
 SLIDE_CACHE_BYTES = 64 * 2**20
+"""Tiles that OpenSlide keeps decoded."""
+TILE_CACHE_BYTES = 128 * 2**20
+"""Tiles that the direct reader keeps decoded."""
+TILES_BESIDE_MASK_PX = 6_000_000
+"""Pixels of the largest overview beside which they are kept; they are dropped before the mask of a larger one."""
 MASK_BYTES_PER_PX = 21
 """Survey: RGB overview, smoothing, components, summed-area table; measured."""
 MAX_MASK_PX = 12_000_000
@@ -52,8 +58,8 @@ def patches_per_block(n_patches: int, *, patch_bytes: int) -> int:
     At most `MAX_BLOCK_BYTES` of raw pixels; small plans are cut into about `BLOCKS_WANTED` blocks of at least
     `MIN_BLOCK_PATCHES`.
 
-    >>> patches_per_block(100, patch_bytes=256 * 256 * 3)
-    32
+    >>> patches_per_block(1_000, patch_bytes=256 * 256 * 3)
+    256
     """
     largest = 1 << max(0, (MAX_BLOCK_BYTES // patch_bytes).bit_length() - 1)
     wanted = 1 << math.ceil(math.log2(max(1, n_patches / BLOCKS_WANTED)))
@@ -148,6 +154,16 @@ def cut_windows(boxes_lv: FloatArray, *, margin_px: float, level_size_wh: tuple[
     return windows
 
 
+def window_of_each(boxes_lv: FloatArray, *, margin_px: float, level_size_wh: tuple[int, int]) -> list[Window]:
+    """Return one read window per patch, in the order of the patches; parameters as for `cut_windows`."""
+    x0, y0 = np.floor(np.maximum(boxes_lv[:, :2] - margin_px, 0)).astype(np.int64).T.tolist()
+    x1, y1 = np.ceil(np.minimum(boxes_lv[:, 2:] + margin_px, level_size_wh)).astype(np.int64).T.tolist()
+    return [
+        Window(rect_lv=Rect(x0=left, y0=top, x1=right, y1=bottom), rows=(row,))
+        for row, (left, top, right, bottom) in enumerate(zip(x0, y0, x1, y1, strict=True))
+    ]
+
+
 def _enclosing_rect(boxes_lv: FloatArray, *, margin_px: float, level_size_wh: tuple[int, int]) -> Rect:
     x0, y0 = np.floor(boxes_lv[:, :2].min(axis=0) - margin_px)
     x1, y1 = np.ceil(boxes_lv[:, 2:].max(axis=0) + margin_px)
@@ -158,12 +174,13 @@ def _enclosing_rect(boxes_lv: FloatArray, *, margin_px: float, level_size_wh: tu
 def worker_bytes(frame: OutputFrame, *, overview_px: int) -> int:
     """Return an upper estimate of the memory a worker needs for one slide: the larger of survey and extraction.
 
-    Survey: mask buffers. Extraction: one read window as RGBA, RGB and its composite, and one block of encoded patches.
+    Survey: mask buffers. Extraction: decoded tiles, one read window as RGBA, RGB and its composite, and some patches.
     """
     w_lv = frame.patch_w_out_px * frame.scale.x / frame.level_downsample
     h_lv = frame.patch_h_out_px * frame.scale.y / frame.level_downsample
     window_px = max(WINDOW_SIDE_PX, w_lv + 16) * max(WINDOW_SIDE_PX, h_lv + 16)
     patch_bytes = frame.patch_w_out_px * frame.patch_h_out_px * 3
     extraction = window_px * (4 + 4 + 3) + 8 * patch_bytes
-    survey = MASK_BYTES_PER_PX * min(overview_px, MAX_MASK_PX)
-    return math.ceil(BASE_WORKER_BYTES + SLIDE_CACHE_BYTES + max(extraction, survey))
+    beside_tiles = TILE_CACHE_BYTES + MASK_BYTES_PER_PX * min(overview_px, TILES_BESIDE_MASK_PX)
+    survey = max(beside_tiles, MASK_BYTES_PER_PX * min(overview_px, MAX_MASK_PX))
+    return math.ceil(BASE_WORKER_BYTES + SLIDE_CACHE_BYTES + max(TILE_CACHE_BYTES + extraction, survey))

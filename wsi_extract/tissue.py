@@ -137,17 +137,14 @@ def _bounded_otsu(channel: cv2.typing.MatLike, *, bounds: tuple[int, int]) -> fl
 
 
 def _stained_by_lab(rgb: RgbImage) -> BoolImage:
-    lightness = _in_strips(_lightness, rgb)
+    lightness = np.empty(rgb.shape[:2], dtype=np.uint8)
+    is_reddish = np.empty(rgb.shape[:2], dtype=np.bool_)
+    for y in range(0, len(rgb), _STRIP_ROWS):
+        lab = cv2.cvtColor(rgb[y : y + _STRIP_ROWS], cv2.COLOR_RGB2LAB)
+        lightness[y : y + _STRIP_ROWS] = lab[..., 0]
+        is_reddish[y : y + _STRIP_ROWS] = lab[..., 1] >= _MIN_A
     stained: BoolImage = lightness < _bounded_otsu(lightness, bounds=_MAX_L_RANGE)
-    return stained & (_in_strips(_redness, rgb) >= _MIN_A)
-
-
-def _lightness(rgb: RgbImage) -> GrayImage:
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[..., 0], dtype=np.uint8)
-
-
-def _redness(rgb: RgbImage) -> GrayImage:
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[..., 1], dtype=np.uint8)
+    return stained & is_reddish
 
 
 def _stained_by_saturation(rgb: RgbImage) -> BoolImage:
