@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,16 @@ from hypothesis import strategies as st
 
 from wsi_extract.files import (
     TEMPORARY_SUFFIX,
+    Synchroniser,
     atomic_writer,
     canonical_json,
+    commit_together,
+    is_temporary,
+    open_batch,
     pretty_json,
     sha256_of,
     sha256_of_file,
+    temporary_beside,
     write_atomically,
 )
 
@@ -89,6 +96,93 @@ def test_a_link_is_replaced_not_written_through(tmp_path: Path) -> None:
     write_atomically(tmp_path / "link", b"new")
     assert (tmp_path / "precious").read_bytes() == b"keep"
     assert not (tmp_path / "link").is_symlink()
+
+
+# --- many files at once --------------------------------------------------------------------------------------------
+
+
+def n_open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def n_synchronisers() -> int:
+    return sum(thread.name == "synchroniser" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("n_files", [0, 1, 15, 16, 17, 400])
+def test_files_of_a_batch_appear_together_and_whole(tmp_path: Path, n_files: int) -> None:
+    contents = {f"{i % 3}/file{i}": b"%d" % i * (i * 37) for i in range(n_files)}  # the first one is empty
+    n_open = n_open_files()
+    with open_batch() as batch:
+        for name, data in contents.items():
+            batch.add(f"{tmp_path}/{name}", data)
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) == n_files
+        assert all(is_temporary(path.name) for path in files)
+    assert {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == (
+        contents
+    )
+    assert (n_open_files(), n_synchronisers()) == (n_open, 0)
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), SystemExit()])
+def test_a_failure_leaves_no_file_descriptor_or_thread_of_a_batch(tmp_path: Path, error: BaseException) -> None:
+    n_open = n_open_files()
+
+    def fail() -> None:
+        with open_batch() as batch:
+            for i in range(100):
+                batch.add(f"{tmp_path}/{i}", b"x")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert names_in(tmp_path) == []
+    assert (n_open_files(), n_synchronisers()) == (n_open, 0)
+
+
+def unsynchronisable() -> int:
+    """Return an open file that fsync refuses: the end of a pipe."""
+    other, descriptor = os.pipe()
+    os.close(other)
+    return descriptor
+
+
+@pytest.mark.parametrize("n_before", [0, 40])
+def test_what_could_not_be_made_durable_is_an_error(tmp_path: Path, n_before: int) -> None:
+    n_open = n_open_files()
+
+    def run() -> None:
+        with Synchroniser() as synchroniser:
+            synchroniser.add(unsynchronisable())
+            for i in range(n_before):
+                synchroniser.add(os.open(tmp_path / str(i), os.O_WRONLY | os.O_CREAT))
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        run()
+    assert (n_open_files(), n_synchronisers()) == (n_open, 0)
+
+
+def test_few_files_wait_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsi_extract.files.MAX_WAITING_FILES", 3)
+    n_open = n_open_files()
+    with open_batch() as batch:
+        for i in range(300):
+            batch.add(f"{tmp_path}/{i}", b"x")
+            assert n_open_files() <= n_open + 3 + 2 * 16  # waiting, being synchronised, being collected
+    assert len(names_in(tmp_path)) == 300
+
+
+def test_what_others_wrote_is_committed_together(tmp_path: Path) -> None:
+    pending = []
+    for i in range(20):
+        path = tmp_path / f"file{i}"
+        temporary = temporary_beside(path)
+        temporary.write_bytes(b"%d" % i)
+        pending.append((temporary, path))
+    commit_together(pending)
+    assert names_in(tmp_path) == sorted(path.name for _, path in pending)
+    assert (tmp_path / "file7").read_bytes() == b"7"
 
 
 # --- JSON and digests ----------------------------------------------------------------------------------------------

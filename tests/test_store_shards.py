@@ -49,6 +49,19 @@ def test_a_shard_that_is_not_finished_does_not_exist(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("n_bytes_per_step", [1, 100, 2**24])
+def test_the_file_does_not_depend_on_when_it_is_synchronised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_bytes_per_step: int
+) -> None:
+    chunks = [(number, bytes([number]) * 60) for number in range(20)]
+    expected = write_shard(tmp_path / "0", chunks, n_chunks=20)
+    monkeypatch.setattr("wsi_extract.stores.shards.SYNC_STEP_BYTES", n_bytes_per_step)
+    n_open = n_open_files()
+    assert write_shard(tmp_path / "1", chunks, n_chunks=20) == expected
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "0").read_bytes()
+    assert n_open_files() == n_open
+
+
 @pytest.mark.parametrize("number", [1, 4, -1], ids=["twice", "beyond the shard", "before it"])
 def test_chunks_that_would_be_lost_are_refused(tmp_path: Path, number: int) -> None:
     with pytest.raises(ValueError, match="twice, or is none"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_extract.errors import ConfigError
-from wsi_extract.storage import LEVELS, CodecName, Store
+from wsi_extract.storage import LEVELS, CodecName, PngEncoder, Store
 from wsi_extract.stores.codecs import PixelCodec
 
 TARGETS = (Store.PNG, Store.ZARR, Store.BOTH)
@@ -33,6 +33,8 @@ class ConvertRequest:
     """Of Zarr stores; ``None``: zstd."""
     codec_level: int | None = None
     """``None``: the codec's default."""
+    png_encoder: PngEncoder | None = None
+    """Of PNG files; ``None``: isal."""
     n_workers: int = 1
     """Threads."""
 
@@ -43,6 +45,8 @@ class ConvertRequest:
             )
         if self.store is Store.PNG and (self.codec is not None or self.codec_level is not None):
             raise ConfigError("--codec and --codec_level belong to --store zarr or both.", "Leave them out.")
+        if not self.store.has_png and self.png_encoder is not None:
+            raise ConfigError("--png_encoder belongs to --store png or both.", "Leave it out.")
         low, high, _ = LEVELS[self.codec or CodecName.ZSTD]
         if self.codec_level is not None and not low <= self.codec_level <= high:
             name = self.codec or CodecName.ZSTD
@@ -56,11 +60,17 @@ class ConvertRequest:
         return PixelCodec.of(self.codec or CodecName.ZSTD, self.codec_level)
 
     @property
+    def pixel_encoder(self) -> PngEncoder:
+        """What compresses PNG files; no file depends on it where the store is zarr."""
+        return self.png_encoder or PngEncoder.ISAL
+
+    @property
     def settings(self) -> Mapping[str, object]:
         """The settings that a run with this store would have had."""
         codec = self.pixel_codec if self.store.has_patch_arrays else None
         return {
             "store": self.store.value,
+            "png_encoder": self.pixel_encoder.value if self.store.has_png else None,
             "codec": None if codec is None else codec.name.value,
             "codec_level": None if codec is None else codec.level,
             "coverage": None,

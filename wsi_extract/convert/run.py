@@ -9,9 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import cv2
 import numpy as np
-import zstandard
 
 import wsi_extract
 from wsi_extract.convert.blocks import BlockConverter, BlockJob, jobs_of
@@ -19,9 +17,11 @@ from wsi_extract.convert.destination import check_destination, claim_destination
 from wsi_extract.convert.documents import copy_plans, manifest_of, write_documents
 from wsi_extract.convert.options import ConvertRequest
 from wsi_extract.convert.source import CONVERSION, SourceDataset, read_source, refuse_same
+from wsi_extract.disk_room import DiskRoom
 from wsi_extract.errors import ConfigError, EnvironmentFaultError, IntegrityError, WsiExtractError
-from wsi_extract.preflight import CODEC_SHARE_OF_RAW, PNG_SHARE_OF_RAW, check_disk, pixel_versions
+from wsi_extract.preflight import CODEC_SHARE_OF_RAW, PNG_SHARE_OF_RAW, encoder_versions, pixel_versions
 from wsi_extract.stores.block_files import BlockTarget
+from wsi_extract.stores.png import check_encoder
 from wsi_extract.stores.zarr_json import check_node_name
 
 SCHEMA = 1
@@ -82,10 +82,15 @@ def convert_dataset(
         description = {
             **source.run,
             "settings": {**source.run["settings"], **request.settings},
-            "libraries": pixel_versions(request.store, codec=request.pixel_codec.name),
+            "libraries": pixel_versions(request.store, codec=request.pixel_codec.name, encoder=request.pixel_encoder),
         }
         claim_destination(request.destination, identity=identity, description=description)
-        target = BlockTarget(output_dir=request.destination.absolute(), store=request.store, codec=request.pixel_codec)
+        target = BlockTarget(
+            output_dir=request.destination.absolute(),
+            store=request.store,
+            codec=request.pixel_codec,
+            png=request.pixel_encoder,
+        )
         copy_plans(source, target.output_dir)
         n_converted = _convert_blocks(source, target, n_threads=request.n_workers, on_progress=on_progress)
         write_documents(source, target=target)
@@ -113,8 +118,10 @@ def _refuse_impossible(source: SourceDataset, request: ConvertRequest) -> None:
     InputError
         When a slide's name cannot be that of an array.
     ConfigError
-        When the codec needs a package that is not there.
+        When codec or encoder need a package that is not there.
     """
+    if request.store.has_png:
+        check_encoder(request.pixel_encoder)
     if not request.store.has_patch_arrays:
         return
     for slide in source.slides:
@@ -130,8 +137,7 @@ def _identity(source: SourceDataset, request: ConvertRequest) -> dict[str, objec
     return {
         "schema": SCHEMA,
         "program": f"wsi_extract {wsi_extract.__version__}",
-        "opencv": cv2.__version__,
-        "zstandard": zstandard.__version__,
+        "libraries": encoder_versions(request.store, codec=request.pixel_codec.name, encoder=request.pixel_encoder),
         "source_manifest_sha256": source.sha256,
         **request.settings,
     }
@@ -151,7 +157,7 @@ def _check_room(source: SourceDataset, request: ConvertRequest) -> None:
     share += CODEC_SHARE_OF_RAW[request.pixel_codec.name] * request.store.has_patch_arrays
     n_bytes = int(source.n_patches * source.patch_px**2 * 3 * share)
     try:
-        check_disk(request.destination.absolute(), n_bytes=n_bytes)
+        DiskRoom.measure(request.destination.absolute()).check(n_bytes)
     except EnvironmentFaultError as error:
         raise EnvironmentFaultError(
             error.message, "Make room or choose another --dest, then run the same command again."

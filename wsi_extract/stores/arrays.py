@@ -102,7 +102,7 @@ class ArrayAppender:
         if self._n_chunks == 0:
             rows_per_chunk = max(1, n_rows)
         if self._n_buffered:
-            self._buffer[self._n_buffered :] = 0
+            self._buffer[self._n_buffered : rows_per_chunk] = 0
             self._write_chunk(self._buffer[:rows_per_chunk])
         outline = ArrayShape(
             shape=(n_rows, *self._row_shape),

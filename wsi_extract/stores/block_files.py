@@ -11,7 +11,7 @@ from wsi_extract.arrays import RgbImage
 from wsi_extract.layout import patch_shard_path, split_folder
 from wsi_extract.model import Split
 from wsi_extract.records import BlockDocument
-from wsi_extract.storage import Store
+from wsi_extract.storage import PngEncoder, Store
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.png import write_patches
 from wsi_extract.stores.shards import open_shard
@@ -25,6 +25,8 @@ class BlockTarget:
     store: Store
     codec: PixelCodec
     """Of Zarr stores."""
+    png: PngEncoder = PngEncoder.ISAL
+    """Of PNG files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,8 @@ def _write_png(document: BlockDocument, patches: Iterable[tuple[int, RgbImage]],
     by_name = {entry["file_name"]: entry for entry in document["patches"]}
     names = list(by_name)
     folder = target.output_dir / split_folder(Split(document["split"]))
-    for stored in write_patches(folder, ((names[row], pixels) for row, pixels in patches)):
+    named = ((names[row], pixels) for row, pixels in patches)
+    for stored in write_patches(folder, named, encoder=target.png):
         by_name[stored.file_name]["bytes"] = stored.n_bytes
         by_name[stored.file_name]["sha256"] = stored.sha256
 

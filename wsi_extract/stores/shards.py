@@ -21,13 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import atomic_writer
+from wsi_extract.files import Synchroniser, atomic_writer
 from wsi_extract.stores.codecs import CRC_BYTES, checksum_of
 
 ABSENT = 2**64 - 1
 ENTRY_BYTES = 16
 MAX_OPEN_SHARDS = 128
 """Files kept open by one reader; the usual limit of a process is 1,024."""
+SYNC_STEP_BYTES = 2**24
+"""What is written of a shard goes to the disk in steps of this size, while the next chunks are made."""
 
 IndexArray = npt.NDArray[np.uint64]
 """(n, 2) uint64, columns (offset, length), bytes."""
@@ -48,8 +50,10 @@ class StoredShard:
 class ShardWriter:
     """Takes the chunks of one shard in any order; the file keeps that order. Made by `open_shard`."""
 
-    def __init__(self, stream: IO[bytes], *, n_chunks: int) -> None:
+    def __init__(self, stream: IO[bytes], *, n_chunks: int, synchroniser: Synchroniser) -> None:
         self._stream = stream
+        self._synchroniser = synchroniser
+        self._n_bytes_handed_over = 0
         self._index: IndexArray = np.full((n_chunks, 2), ABSENT, dtype=np.uint64)
         self._digest = hashlib.sha256()
         self._n_bytes = 0
@@ -87,6 +91,9 @@ class ShardWriter:
         self._stream.write(data)
         self._digest.update(data)
         self._n_bytes += len(data)
+        if self._n_bytes - self._n_bytes_handed_over >= SYNC_STEP_BYTES:
+            self._n_bytes_handed_over = self._n_bytes
+            self._synchroniser.add(os.dup(self._stream.fileno()))
 
 
 @contextmanager
@@ -98,8 +105,8 @@ def open_shard(path: Path, *, n_chunks: int) -> Iterator[ShardWriter]:
     n_chunks
         Chunks the shard has room for. Those that are never added are absent.
     """
-    with atomic_writer(path) as stream:
-        yield ShardWriter(stream, n_chunks=n_chunks)
+    with atomic_writer(path) as stream, Synchroniser(n_threads=1) as synchroniser:
+        yield ShardWriter(stream, n_chunks=n_chunks, synchroniser=synchroniser)
 
 
 def write_shard(path: Path, chunks: Iterable[tuple[int, bytes]], *, n_chunks: int) -> StoredShard:
