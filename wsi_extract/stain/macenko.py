@@ -1,0 +1,173 @@
+"""Stain vectors of haematoxylin and eosin, after Macenko.
+
+M. Macenko et al., "A method for normalizing histology slides for quantitative analysis", ISBI 2009, with the
+parameters of the paper and of M. Veta's widely copied code (staining-normalization): light is compared with white,
+here 255, so that white stays white.
+
+Optical density of a channel: ``-ln(max(I, 1) / 255)``. Vectors are ``(red, green, blue)`` of length 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsi_extract.arrays import FloatArray
+from wsi_extract.stain.profile import (
+    PixelArray,
+    Triple,
+    UnsafeStainError,
+    check_count,
+    check_gains,
+    rounded,
+    triple,
+)
+
+MIN_DENSITY = 0.15
+"""Beta of the paper: a pixel that is paler than this in any channel is glass, or too pale to tell its colour."""
+ROBUST_PERCENT = 1.0
+"""Alpha of the paper: the share of pixels that may lie outside the two extreme directions, at either side."""
+MAX_CONCENTRATION_PERCENTILE = 99.0
+
+MIN_ANGLE_DEG = 8.0
+"""Real haematoxylin and eosin are 15 to 40 degrees apart; a single stain without grain less than one degree."""
+MIN_RED_GAP = 0.1
+"""Haematoxylin takes a third of its light from red, eosin a sixth."""
+MIN_COMPONENT = -0.05
+"""A dye takes light away, in every channel; grain excuses a little."""
+MAX_TURN_DEG = 35.0
+"""From the published directions; those of Ruifrok and Johnston (2001) are 6 and 30 degrees away."""
+MAX_CONCENTRATION = 10.0
+"""The darkest pixel there is has an optical density of 5.5 per channel, at most 9.6 in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StainVectors:
+    """How the tissue of one picture is stained."""
+
+    haematoxylin: Triple
+    eosin: Triple
+    max_concentrations: tuple[float, float]
+    """99th percentile of each stain's concentration, haematoxylin first; optical density per unit of the vectors."""
+
+    @property
+    def basis(self) -> FloatArray:
+        """(3, 2) float64, columns haematoxylin and eosin."""
+        return np.array([self.haematoxylin, self.eosin], dtype=np.float64).T
+
+
+REFERENCE = StainVectors(
+    haematoxylin=(0.5626, 0.7201, 0.4062), eosin=(0.2159, 0.8012, 0.5581), max_concentrations=(1.9705, 1.0308)
+)
+"""The reference of Veta's code, which torchstain and most ports of the method use as well."""
+
+
+def densities_of(pixels: PixelArray) -> FloatArray:
+    """Return optical densities, ``(N, 3)`` float64; black counts as one grey level."""
+    table = -np.log(np.maximum(np.arange(256, dtype=np.float64), 1) / 255)
+    densities: FloatArray = table[pixels]
+    return densities
+
+
+def stained_densities(pixels: PixelArray) -> FloatArray:
+    """Return the densities ``(n, 3)`` of the pixels that tell a colour."""
+    densities = densities_of(pixels)
+    return densities[(densities >= MIN_DENSITY).all(axis=1)]
+
+
+def measure_vectors(pixels: PixelArray) -> tuple[StainVectors, int]:
+    """Return the stain vectors of tissue ``(N, 3)`` uint8 and the number of pixels they rest on.
+
+    The plane of the stains is that of the two largest singular values of the densities, as the paper has it; ported
+    code often takes the covariance instead, whose plane need not pass through white, and whose axes have no sign.
+
+    Raises
+    ------
+    UnsafeStainError
+        When too few pixels are stained, or they do not look like haematoxylin and eosin.
+    """
+    densities = stained_densities(pixels)
+    check_count(len(densities), n_pixels=len(pixels), kind="dark enough to tell their colour")
+    # Eigenvectors of the 3 x 3 second moments are the right singular vectors, without the (N, N) side of the SVD.
+    _, axes = np.linalg.eigh(densities.T @ densities / len(densities))
+    plane = axes[:, [2, 1]] * np.where(axes[:, [2, 1]].sum(axis=0) < 0, -1.0, 1.0)
+    # All densities are positive, so is the first axis (Perron): angles stay within a quarter turn of it.
+    first, second = (densities @ plane).T
+    low, high = np.percentile(np.arctan2(second, first), [ROBUST_PERCENT, 100 - ROBUST_PERCENT])
+    extremes = (plane @ np.array([[np.cos(low), np.cos(high)], [np.sin(low), np.sin(high)]])).T
+    # Haematoxylin is the one that takes the larger share of its light from red.
+    eosin, haematoxylin = sorted(extremes, key=lambda vector: float(vector[0] / vector.sum()))
+    check_directions(haematoxylin, eosin)
+    concentrations = densities @ np.linalg.pinv(np.stack([haematoxylin, eosin], axis=1)).T
+    top = np.percentile(concentrations, MAX_CONCENTRATION_PERCENTILE, axis=0)
+    _check_concentrations(top)
+    largest = rounded(top)
+    vectors = StainVectors(
+        haematoxylin=triple(haematoxylin), eosin=triple(eosin), max_concentrations=(largest[0], largest[1])
+    )
+    return vectors, len(densities)
+
+
+def check_directions(haematoxylin: FloatArray, eosin: FloatArray) -> None:
+    """Refuse two unit vectors that are not haematoxylin and eosin.
+
+    Raises
+    ------
+    UnsafeStainError
+        When they are not finite, nearly the same, brighten the light, or have other colours.
+    """
+    if not (np.isfinite(haematoxylin).all() and np.isfinite(eosin).all()):
+        raise UnsafeStainError("the colours of the stains cannot be computed")
+    if min(haematoxylin.min(), eosin.min()) < MIN_COMPONENT:
+        raise UnsafeStainError("the colours found are not those of dyes: one of them would brighten the light")
+    angle = angle_deg(haematoxylin, eosin)
+    gap = float(haematoxylin[0] / haematoxylin.sum() - eosin[0] / eosin.sum())
+    if angle < MIN_ANGLE_DEG or gap < MIN_RED_GAP:
+        raise UnsafeStainError(
+            f"haematoxylin and eosin cannot be told apart: their colours differ by {angle:.1f} degrees and "
+            f"{gap:.2f} in the share of red, at least {MIN_ANGLE_DEG:g} degrees and {MIN_RED_GAP:g} are needed; "
+            "the tissue may show one stain only"
+        )
+    for name, vector, reference in (
+        ("haematoxylin", haematoxylin, REFERENCE.haematoxylin),
+        ("eosin", eosin, REFERENCE.eosin),
+    ):
+        turn = angle_deg(vector, np.array(reference, dtype=np.float64))
+        if turn > MAX_TURN_DEG:
+            raise UnsafeStainError(
+                f"the colour taken for {name} is {turn:.0f} degrees away from it, {MAX_TURN_DEG:g} are considered "
+                "safe; the slide may carry another stain or ink"
+            )
+
+
+def _check_concentrations(top: FloatArray) -> None:
+    if not (np.isfinite(top).all() and (top > 0).all() and (top <= MAX_CONCENTRATION).all()):
+        raise UnsafeStainError(
+            f"the concentrations of haematoxylin and eosin, {top[0]:.3g} and {top[1]:.3g}, are not those of a "
+            f"section that light passes; 0 to {MAX_CONCENTRATION:g} is possible"
+        )
+
+
+def angle_deg(first: FloatArray, second: FloatArray) -> float:
+    """Return the angle between two vectors, degrees."""
+    cosine = float(first @ second) / float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+
+
+def density_transform(source: StainVectors, target: StainVectors) -> FloatArray:
+    """Return the ``(3, 4)`` matrix that turns densities of ``source`` into those of ``target``; its last column is 0.
+
+    Concentrations are the least-squares solution for the source's vectors, scaled so that the 99th percentiles meet
+    the target's, and put on the target's vectors. What the two stains do not explain is lost, as in the paper.
+
+    Raises
+    ------
+    UnsafeStainError
+        When a stain would have to be amplified, or thinned, beyond what is safe.
+    """
+    gains = np.array(target.max_concentrations) / np.array(source.max_concentrations)
+    check_gains({"haematoxylin": float(gains[0]), "eosin": float(gains[1])})
+    matrix = np.zeros((3, 4), dtype=np.float64)
+    matrix[:, :3] = (target.basis * gains) @ np.linalg.pinv(source.basis)
+    return matrix

@@ -1,0 +1,101 @@
+"""Mean and standard deviation of tissue in the l-alpha-beta space of Ruderman, after Reinhard.
+
+E. Reinhard et al., "Color transfer between images", IEEE Computer Graphics and Applications 21(5), 2001, with that
+paper's matrices (RGB to LMS, eq. 4; l-alpha-beta, eq. 6), natural logarithms of grey levels 0 .. 255, and statistics
+over tissue only, as HistomicsTK has it, whose published reference is thereby usable. Some packages use CIELAB
+instead; their statistics do not fit here.
+
+LMS below one grey level counts as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from wsi_extract.arrays import FloatArray
+from wsi_extract.stain.profile import (
+    PixelArray,
+    Triple,
+    UnsafeStainError,
+    check_count,
+    check_gains,
+    triple,
+)
+
+LMS_FROM_RGB = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
+MAX_TISSUE_GREY = 220.0
+"""A pixel is tissue when the mean of its channels is at most this; glass is brighter."""
+MAX_SHIFTS = (2.0, 0.35, 0.12)
+"""Largest change of the mean of l, alpha and beta: a factor of 3 in brightness; colours from eosin to haematoxylin."""
+_AXES = ("brightness", "yellow-blue contrast", "red-green contrast")
+_MIN_DEVIATION = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColourStatistics:
+    """The colours of the tissue of one picture; l, alpha and beta."""
+
+    mean: Triple
+    deviation: Triple
+
+
+REFERENCE = ColourStatistics(mean=(8.74108109, -0.12440419, 0.0444982), deviation=(0.6135447, 0.10989545, 0.0286032))
+"""A region of TCGA-A2-A3XS-DX1 (Amgad et al., Bioinformatics 2019), the reference that HistomicsTK documents."""
+
+
+def lab_from_log_lms() -> FloatArray:
+    """Return the (3, 3) orthonormal matrix from ln LMS to l-alpha-beta."""
+    scale = np.diag([1 / sqrt(3), 1 / sqrt(6), 1 / sqrt(2)])
+    matrix: FloatArray = scale @ np.array([[1.0, 1.0, 1.0], [1.0, 1.0, -2.0], [1.0, -1.0, 0.0]])
+    return matrix
+
+
+def lab_of(pixels: PixelArray) -> FloatArray:
+    """Return l-alpha-beta, ``(N, 3)`` float64."""
+    lms = pixels.astype(np.float64) @ np.array(LMS_FROM_RGB).T
+    lab: FloatArray = np.log(np.maximum(lms, 1.0)) @ lab_from_log_lms().T
+    return lab
+
+
+def measure_statistics(pixels: PixelArray) -> tuple[ColourStatistics, int]:
+    """Return the statistics of the tissue among ``(N, 3)`` uint8 pixels, and how many pixels are tissue.
+
+    Raises
+    ------
+    UnsafeStainError
+        When too few pixels are tissue, or they all have one colour.
+    """
+    tissue = pixels[pixels.sum(axis=1, dtype=np.int64) <= 3 * MAX_TISSUE_GREY]
+    check_count(len(tissue), n_pixels=len(pixels), kind="darker than glass")
+    lab = lab_of(tissue)
+    deviation = lab.std(axis=0)
+    if deviation.min() < _MIN_DEVIATION:
+        raise UnsafeStainError("the tissue has no contrast: all of its pixels have nearly the same colour")
+    return ColourStatistics(mean=triple(lab.mean(axis=0)), deviation=triple(deviation)), len(tissue)
+
+
+def log_lms_transform(source: ColourStatistics, target: ColourStatistics) -> FloatArray:
+    """Return the ``(3, 4)`` matrix, offset last, that turns ln LMS of ``source`` into those of ``target``.
+
+    Raises
+    ------
+    UnsafeStainError
+        When the colours are too far apart for tissue of the same stain.
+    """
+    gains = np.array(target.deviation) / np.array(source.deviation)
+    check_gains({name: float(gain) for name, gain in zip(_AXES, gains, strict=True)})
+    mean = np.array(source.mean)
+    for name, shift, largest in zip(_AXES, np.abs(np.array(target.mean) - mean), MAX_SHIFTS, strict=True):
+        if shift > largest:
+            raise UnsafeStainError(
+                f"the mean {name} of the tissue is {shift:.2f} away from the target, {largest:g} is considered "
+                "safe; the slide may carry another stain or ink"
+            )
+    into = lab_from_log_lms()
+    matrix = np.empty((3, 4), dtype=np.float64)
+    matrix[:, :3] = into.T @ np.diag(gains) @ into
+    matrix[:, 3] = into.T @ (np.array(target.mean) - gains * mean)
+    return matrix
