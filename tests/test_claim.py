@@ -89,6 +89,23 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.rglob("*.partial")) == ["mine.partial", "slide.partial"]
 
 
+def test_half_written_files_are_found_at_every_depth_but_not_through_links(tmp_path: Path) -> None:
+    claim_folder(tmp_path / "out", description=describe(), fresh=False)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    kept = [temporary_beside(outside / "theirs.png"), tmp_path / "out" / "val2017" / "scan.partial"]
+    removed = [
+        temporary_beside(tmp_path / "out" / name)
+        for name in ("train2017/s1/a.png", "patches.zarr/train/s1/c/0/0/0/0", "annotations/a.json", "manifest.json")
+    ]
+    for path in (*kept, *removed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "out" / "train2017" / "link").symlink_to(outside)
+    claim_folder(tmp_path / "out", description=describe(), fresh=False)
+    assert [path.exists() for path in (*kept, *removed)] == [True] * 2 + [False] * 4
+
+
 def test_a_run_killed_before_it_could_say_whose_folder_it_is_can_be_repeated(tmp_path: Path) -> None:
     run_path(tmp_path).parent.mkdir(parents=True)
     temporary_beside(run_path(tmp_path)).write_bytes(b"half")

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from wsi_extract.coco import CocoCounts, write_coco
+from wsi_extract.coco import CocoCounts, open_coco, write_coco
 from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
 
 CATEGORIES = {1: "mitotic figure", 2: "mitotic figure look-alike"}
@@ -278,3 +278,92 @@ def test_every_label_comes_back_once_with_its_patch(
         found[annotation["image_id"] - 1].append({**back, "source_id": annotation["source_id"]})
     assert found == per_patch
     assert counts.n_crowd + counts.labels_by_category.total() == len(parsed["annotations"])
+
+
+texts = st.text(max_size=8)
+entries = st.builds(
+    lambda labels, side, name, anchor, fraction, kind: {
+        **patch(0, labels, kind=kind),
+        **({"look_alikes": side} if side else {}),
+        "file_name": name,
+        "anchor": anchor,
+        "tissue_fraction": fraction,
+    },
+    st.lists(label_entries, max_size=2),
+    st.lists(label_entries, max_size=2),
+    texts,
+    st.none() | texts,
+    st.floats(0, 1).map(lambda value: round(value, 6)),
+    texts,
+)
+
+
+@settings(max_examples=40)
+@given(
+    per_block=st.lists(st.lists(entries, max_size=4), max_size=4),
+    slide_id=texts,
+    um_per_px=st.none() | st.tuples(sides, sides).map(list),
+)
+def test_images_are_what_the_json_encoder_makes_of_them(
+    tmp_path_factory: pytest.TempPathFactory,
+    per_block: list[list[PatchEntry]],
+    slide_id: str,
+    um_per_px: list[float] | None,
+) -> None:
+    blocks: list[BlockDocument] = [
+        {**block(patches, slide_id=slide_id), "um_per_px_xy": um_per_px} for patches in per_block
+    ]
+    path = tmp_path_factory.mktemp("coco") / "a.json"
+    write(path, blocks)
+    text = path.read_text(encoding="utf-8")
+    images = json.loads(text)["images"]
+    assert text[text.index('"images":[') : text.index('\n],\n"annotations"')] == '"images":[' + ",".join(
+        "\n" + json.dumps(image, separators=(",", ":"), ensure_ascii=False) for image in images
+    )
+    expected = [
+        {
+            "id": number,
+            "file_name": entry["file_name"],
+            "width": 256,
+            "height": 128,
+            "slide_id": slide_id,
+            "split": "train",
+            "kind": entry["kind"],
+            "requested_kind": entry["requested_kind"],
+            "anchor": entry["anchor"],
+            "x_l0": entry["x_l0"],
+            "y_l0": entry["y_l0"],
+            "l0_per_px_xy": [1.0, 2.0],
+            "um_per_px_xy": um_per_px,
+            "level": 0,
+            "tissue_fraction": entry["tissue_fraction"],
+            **(
+                {"look_alikes": [{key: side[key] for key in ("bbox", "source_id")} for side in entry["look_alikes"]]}
+                if "look_alikes" in entry
+                else {}
+            ),
+        }
+        for number, entry in enumerate((entry for patches in per_block for entry in patches), start=1)
+    ]
+    assert images == expected
+    assert [list(image) for image in images] == [list(image) for image in expected]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_tissue_fraction_json_cannot_hold_is_refused(tmp_path: Path, number: float) -> None:
+    entry = {**patch(0, []), "tissue_fraction": number}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(tmp_path / "a.json", [block([entry])])  # type: ignore[list-item]  # a spread TypedDict is a dict
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_documents_of_two_splits_are_written_side_by_side(tmp_path: Path) -> None:
+    first, second = two_blocks()
+    options: dict[str, Any] = {"category_names": CATEGORIES, "description": "tést"}
+    with open_coco(tmp_path / "a.json", **options) as a, open_coco(tmp_path / "b.json", **options) as b:
+        b.add(second)
+        a.add(first)
+        b.add(first)
+    for name, blocks, writer in (("a", [first], a), ("b", [second, first], b)):
+        assert write(tmp_path / "alone.json", blocks) == writer.counts
+        assert (tmp_path / f"{name}.json").read_bytes() == (tmp_path / "alone.json").read_bytes()

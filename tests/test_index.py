@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
@@ -162,6 +162,7 @@ label_entries = st.builds(
 data_sets = st.lists(st.lists(st.lists(label_entries, max_size=3), max_size=4), max_size=4)
 
 
+@settings(max_examples=30)  # each writes some forty files, durably
 @given(per_slide=data_sets, cut=st.integers(1, 3), rows_per_chunk=st.integers(1, 6))
 def test_the_index_equals_the_coco_document(
     tmp_path_factory: pytest.TempPathFactory,

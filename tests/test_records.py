@@ -149,3 +149,20 @@ def test_a_record_of_another_program_is_refused_even_with_a_right_digest(tmp_pat
     path.write_bytes(canonical_json({"sha256": sha256_of(canonical_json(block)), "block": block}))
     with pytest.raises(IntegrityError, match=str(path)):
         read_document(path)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n"])
+def test_a_record_that_was_formatted_anew_is_refused(tmp_path: Path, blank: str) -> None:
+    # Its digest is over bytes: what says the same in other bytes was not written by this program.
+    data = encode_document(example_document()).decode()
+    path = tmp_path / "000000.json"
+    path.write_text(data.replace(",", "," + blank), encoding="utf-8")
+    with pytest.raises(IntegrityError, match="own digest"):
+        read_document(path)
+
+
+@given(document=documents)
+def test_the_digest_is_that_of_the_canonical_document(document: BlockDocument) -> None:
+    data = encode_document(document)
+    body = canonical_json(document)
+    assert data == canonical_json({"sha256": sha256_of(body)})[:-1] + b',"block":' + body + b"}\n"

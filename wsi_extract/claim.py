@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,23 @@ def _close_stores(output_dir: Path) -> None:
 
 def sweep_temporaries(output_dir: Path) -> None:
     """Remove what processes that were killed in the middle of a write left behind. Nothing may be writing."""
-    found = [file for name in _present(output_dir) for file in (output_dir / name).rglob(f"*{TEMPORARY_SUFFIX}")]
+    found = [file for name in _present(output_dir) for file in _temporaries_below(output_dir / name)]
     beside = [file for name in OWNED for file in output_dir.glob(f"{name}.*{TEMPORARY_SUFFIX}")]
     for file in (*found, *beside):
         if is_temporary(file.name) and not file.is_dir():
             file.unlink(missing_ok=True)
+
+
+def _temporaries_below(top: Path) -> Iterator[Path]:
+    """Yield what ends like a temporary below a folder; a run walks through its patches, perhaps millions, twice."""
+    folders = [os.fspath(top)] if top.is_dir() else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.name.endswith(TEMPORARY_SUFFIX):
+                    yield Path(entry.path)
 
 
 def _holds_only_temporaries(output_dir: Path) -> bool:

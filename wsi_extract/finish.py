@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from wsi_extract.coco import CocoCounts, write_coco
+from wsi_extract.coco import CocoCounts
 from wsi_extract.config import RunConfig
 from wsi_extract.errors import IntegrityError
 from wsi_extract.files import pretty_json, sha256_of_file, sha256_of_tree, write_atomically
@@ -32,11 +29,12 @@ from wsi_extract.layout import (
 from wsi_extract.model import Fault, Split, SplitAccount
 from wsi_extract.pixels import read_pixel_document
 from wsi_extract.plans import SurveyRecord, read_coverage
-from wsi_extract.records import BlockDocument, digests_of, read_document
+from wsi_extract.records import BlockDocument, read_document
+from wsi_extract.slides_table import SlideSums, facts_of_entry, facts_of_survey, slides_csv, summed
+from wsi_extract.split_documents import write_splits
 from wsi_extract.splits import LeakageReport
 from wsi_extract.stores.pixel_array import shards_of
 from wsi_extract.targets import CATEGORY_NAMES
-from wsi_extract.zarr_documents import indexed
 
 SCHEMA = 1
 
@@ -97,11 +95,14 @@ def finish_run(
     output_dir = config.output_dir
     good = [outcome for _, outcome in sorted(outcomes.items()) if outcome.fault is None]
     categories = {key: name for key, name in CATEGORY_NAMES.items() if key == 1 or config.label_hard_negatives}
-    counts: dict[Split, CocoCounts] = {}
-    for split in _splits_to_write(inputs):
-        counts[split] = write_split_documents(
-            output_dir, good, split=split, category_names=categories, patch_px=config.patch_size
-        )
+    sums: defaultdict[str, SlideSums] = defaultdict(SlideSums)
+    counts = write_splits(
+        output_dir,
+        summed(documents_of(output_dir, good), sums),
+        splits=_splits_to_write(inputs),
+        category_names=categories,
+        patch_px=config.patch_size,
+    )
     write_root(output_dir)
     faults = tuple(
         sorted(
@@ -110,8 +111,12 @@ def finish_run(
         )
     )
     _write_errors(output_dir / ERRORS, faults)
-    slides = [_slide_row(entry, outcomes.get(entry.file.slide_id), output_dir=output_dir) for entry in inputs.entries]
-    write_atomically(output_dir / SLIDES_TABLE, _slides_csv(slides, wsi_dir=config.wsi_dir, entries=inputs.entries))
+    slides = [
+        _slide_row(entry, outcomes.get(entry.file.slide_id), sums=sums[entry.file.slide_id], output_dir=output_dir)
+        for entry in inputs.entries
+    ]
+    files = [entry.file.path.relative_to(config.wsi_dir).as_posix() for entry in inputs.entries]
+    write_atomically(output_dir / SLIDES_TABLE, slides_csv(slides, files=files))
     finished = Finished(
         counts=counts,
         outcomes=outcomes,
@@ -135,7 +140,7 @@ def write_split_documents(
     category_names: dict[int, str],
     patch_px: int,
 ) -> CocoCounts:
-    """Write the COCO document and the index of a split from the block records of finished slides, in plan order.
+    """Write the COCO document and the index of one split from the block records of finished slides, in plan order.
 
     Raises
     ------
@@ -143,12 +148,7 @@ def write_split_documents(
         When a record is missing or damaged.
     """
     documents = documents_of(output_dir, outcomes, split=split)
-    return write_coco(
-        output_dir / instances_name(split),
-        indexed(output_dir, documents, split=split, category_names=category_names, patch_wh_px=(patch_px, patch_px)),
-        category_names=category_names,
-        description=f"wsi_extract {split.value} patches, {patch_px} px",
-    )
+    return write_splits(output_dir, documents, splits=[split], category_names=category_names, patch_px=patch_px)[split]
 
 
 def _splits_to_write(inputs: Inputs) -> list[Split]:
@@ -185,18 +185,12 @@ def _write_errors(path: Path, faults: Sequence[Fault]) -> None:
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
-def _slide_row(entry: SlideEntry, outcome: SlideOutcome | None, *, output_dir: Path) -> dict[str, object]:
+def _slide_row(
+    entry: SlideEntry, outcome: SlideOutcome | None, *, sums: SlideSums, output_dir: Path
+) -> dict[str, object]:
     """Return all that is known of one slide, as JSON values; the row of the manifest."""
-    row: dict[str, object] = {
-        "slide_id": entry.file.slide_id,
-        "status": entry.status.value,
-        "reason": entry.reason,
-        "group": None if entry.decision is None else entry.decision.group,
-        "splits": [] if entry.decision is None else [split.value for split in entry.decision.splits],
-        "bin": None if entry.decision is None else entry.decision.bin,
-        "split_reason": None if entry.decision is None else entry.decision.reason,
-        "n_targets": None if entry.decision is None else entry.decision.n_targets,
-        **_slide_facts(entry),
+    row = {
+        **facts_of_entry(entry),
         "n_planned": 0,
         "n_written": 0,
         "n_failed": 0,
@@ -211,24 +205,14 @@ def _slide_row(entry: SlideEntry, outcome: SlideOutcome | None, *, output_dir: P
     row["n_written"] = outcome.n_written
     row["n_failed"] = outcome.n_planned - outcome.n_written
     if outcome.survey is not None:
-        row["tissue_share"] = outcome.survey.tissue_share
-        row["plan_digest"] = outcome.survey.plan_digest
-        row["accounts"] = [asdict(account) for account in outcome.survey.accounts]
+        assert entry.frame is not None
+        row |= facts_of_survey(outcome.survey, level=entry.frame.level)
     if outcome.fault is None:
-        kinds: Counter[str] = Counter()
-        labels: Counter[str] = Counter()
-        digest = hashlib.sha256()
-        for document in documents_of(output_dir, [outcome]):
-            kinds.update(patch["kind"] for patch in document["patches"])
-            labels.update(document["label_counts"])
-            for file_digest in digests_of(document):
-                digest.update(bytes.fromhex(file_digest))
-        for file_digest in _digests_of_pixels(outcome, output_dir=output_dir):
-            digest.update(bytes.fromhex(file_digest))
+        sums.add_pixels(_digests_of_pixels(outcome, output_dir=output_dir))
         row["n_blocks"] = outcome.n_blocks
-        row["patches_by_kind"] = dict(sorted(kinds.items()))
-        row["label_counts"] = dict(sorted(labels.items()))
-        row["pixels_sha256"] = digest.hexdigest()
+        row["patches_by_kind"] = dict(sorted(sums.kinds.items()))
+        row["label_counts"] = dict(sorted(sums.labels.items()))
+        row["pixels_sha256"] = sums.pixels.hexdigest()
     return row
 
 
@@ -256,53 +240,6 @@ def describe_shortfall(account: SplitAccount) -> str:
     """Return in words what a split of a slide lacks."""
     asked = f"{account.n_missing} of {account.n_asked} patches" if account.n_asked else "patches"
     return f"{account.split}: {asked} not possible, {account.missing_reason}"
-
-
-def _slide_facts(entry: SlideEntry) -> dict[str, object]:
-    info, frame = entry.info, entry.frame
-    if info is None:
-        return {}
-    facts: dict[str, object] = {
-        "vendor": info.vendor,
-        "width_l0_px": info.width_l0_px,
-        "height_l0_px": info.height_l0_px,
-        "um_per_px_xy": info.um_per_px_xy,
-        "um_per_px_source": info.um_per_px_source,
-        "bounds_l0": None if info.bounds_l0 is None else asdict(info.bounds_l0),
-        "fingerprint": info.fingerprint,
-    }
-    if frame is not None:
-        facts["level"] = frame.level
-        facts["l0_per_px_xy"] = [frame.scale.x, frame.scale.y]
-        facts["um_per_px_out_xy"] = frame.um_per_px_out_xy
-    return facts
-
-
-CSV_COLUMNS = (
-    "slide_id", "file", "status", "reason", "group", "splits", "n_targets", "vendor", "width_l0_px", "height_l0_px",
-    "um_per_px_x", "um_per_px_y", "um_per_px_source", "level", "l0_per_px_x", "l0_per_px_y", "tissue_share",
-    "n_planned", "n_written", "n_failed", "random", "hard_negative", "mitosis", "grid",
-    "target_label", "target_crowd", "target_dropped", "hard_negative_label", "ignore_crowd",
-)  # fmt: skip
-
-
-def _slides_csv(slides: Sequence[Mapping[str, object]], *, wsi_dir: Path, entries: Sequence[SlideEntry]) -> bytes:
-    """Return slides.csv: one row per slide found, the manifest's facts flattened."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=CSV_COLUMNS, extrasaction="ignore", lineterminator="\n", restval="")
-    writer.writeheader()
-    for row, entry in zip(slides, entries, strict=True):
-        flat = {key: ("" if value is None else value) for key, value in row.items()}
-        flat["file"] = entry.file.path.relative_to(wsi_dir).as_posix()
-        flat["splits"] = "+".join(row["splits"]) if isinstance(row["splits"], list) else ""
-        for name, pair in (("um_per_px", row.get("um_per_px_xy")), ("l0_per_px", row.get("l0_per_px_xy"))):
-            if isinstance(pair, list | tuple):
-                flat[f"{name}_x"], flat[f"{name}_y"] = pair
-        for counts in (row["patches_by_kind"], row["label_counts"]):
-            assert isinstance(counts, dict)
-            flat |= counts
-        writer.writerow(flat)
-    return text.getvalue().encode()
 
 
 def _manifest(

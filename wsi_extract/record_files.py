@@ -10,6 +10,11 @@ from typing import Any
 from wsi_extract.errors import IntegrityError
 from wsi_extract.files import canonical_json, sha256_of
 
+DIGEST_CHARACTERS = 64
+"""Of a SHA-256 as hex."""
+TAIL = b"}\n"
+REMEDY = "Delete it and run again."
+
 
 def encode_record(document: Mapping[str, Any], *, kind: str) -> bytes:
     """Return the bytes of a record: canonical JSON with the digest of its content in front.
@@ -20,7 +25,11 @@ def encode_record(document: Mapping[str, Any], *, kind: str) -> bytes:
         What is recorded: the key under which the document stands.
     """
     body = canonical_json(document)
-    return canonical_json({"sha256": sha256_of(body)})[:-1] + f',"{kind}":'.encode() + body + b"}\n"
+    return _head(sha256_of(body), kind=kind) + body + TAIL
+
+
+def _head(digest: str, *, kind: str) -> bytes:
+    return f'{{"sha256":"{digest}","{kind}":'.encode()
 
 
 def read_record(path: Path, *, kind: str, schema: int) -> dict[str, Any] | None:
@@ -35,14 +44,17 @@ def read_record(path: Path, *, kind: str, schema: int) -> dict[str, Any] | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    body = data[len(_head("0" * DIGEST_CHARACTERS, kind=kind)) : -len(TAIL)]
+    # Over the bytes as they lie there: to encode the document once more costs as much as to read it.
+    if data != _head(sha256_of(body), kind=kind) + body + TAIL:
+        raise IntegrityError(f"the record {path} is damaged: it does not match its own digest.", REMEDY)
     try:
-        envelope: Mapping[str, Any] = json.loads(data)
-        document: dict[str, Any] = envelope[kind]
-        is_whole = sha256_of(canonical_json(document)) == envelope["sha256"] and document["schema"] == schema
+        document: dict[str, Any] = json.loads(body)
+        is_known = document["schema"] == schema
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"the record {path} is damaged: {error}.", "Delete it and run again.") from error
-    if not is_whole:
-        raise IntegrityError(f"the record {path} does not match its own digest.", "Delete it and run again.")
+        raise IntegrityError(f"the record {path} is damaged: {error}.", REMEDY) from error
+    if not is_known:
+        raise IntegrityError(f"the record {path} is of another version of this program.", REMEDY)
     return document
 
 

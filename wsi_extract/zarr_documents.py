@@ -5,11 +5,10 @@ Written by the driver at the end of a run, when every shard is there, so that an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_extract.index import IndexWriter
 from wsi_extract.layout import MANIFEST, PATCHES, PIXELS, patch_array_folder
 from wsi_extract.model import Split
 from wsi_extract.records import BlockDocument
@@ -73,19 +72,3 @@ def write_pixel_group(output_dir: Path) -> None:
     """Write the group that holds the images of the slides."""
     about = "one OME-Zarr image per slide; patches are windows of it, listed in index.zarr and annotations/"
     write_document(output_dir / PIXELS, group_document({"about": about, "manifest": MANIFEST}))
-
-
-def indexed(
-    output_dir: Path,
-    documents: Iterable[BlockDocument],
-    *,
-    split: Split,
-    category_names: Mapping[int, str],
-    patch_wh_px: tuple[int, int],
-) -> Iterator[BlockDocument]:
-    """Pass the records of a split on, and write its index on the way."""
-    writer = IndexWriter(output_dir, split=split, category_names=category_names, patch_wh_px=patch_wh_px)
-    for document in documents:
-        writer.add(document)
-        yield document
-    writer.finish()

@@ -32,6 +32,8 @@ from wsi_extract.files import sha256_of
 OUTLINE_TOLERANCE_PX = 1.0
 """Exporters round boxes and outlines differently, by at most a pixel."""
 
+NUMBERS = (int, float)
+"""Of JSON. A tuple: a union is built anew at every check."""
 AREA_TOLERANCE = 1e-6
 
 Box = tuple[float, float, float, float]
@@ -103,7 +105,7 @@ def _shortened(value: object) -> str:
 
 
 def _is_coordinate(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_COORDINATE_PX
+    return isinstance(value, NUMBERS) and not isinstance(value, bool) and abs(value) <= LARGEST_COORDINATE_PX
 
 
 def _box(item: Mapping[str, object]) -> Box | None:
@@ -139,11 +141,9 @@ def _witness_of_outline(outline: Sequence[float], *, box: Box) -> Witness:
 
 def _witness_of_area(area: float, *, box: Box) -> Witness:
     x, y, third, fourth = box
-
-    def equals(width: float, height: float) -> bool:
-        return width > 0 and height > 0 and math.isclose(area, width * height, rel_tol=AREA_TOLERANCE)
-
-    return _verdict(xyxy=equals(third - x, fourth - y), xywh=equals(third, fourth))
+    is_xyxy = third > x and fourth > y and math.isclose(area, (third - x) * (fourth - y), rel_tol=AREA_TOLERANCE)
+    is_xywh = third > 0 and fourth > 0 and math.isclose(area, third * fourth, rel_tol=AREA_TOLERANCE)
+    return _verdict(xyxy=is_xyxy, xywh=is_xywh)
 
 
 def _verdict(*, xyxy: bool, xywh: bool) -> Witness:
@@ -159,7 +159,7 @@ def _witness(item: Mapping[str, object], *, box: Box | None) -> Witness:
     outline = _flat_outline(item.get("segmentation"))
     verdict = Witness.NONE if outline is None else _witness_of_outline(outline, box=box)
     area = item.get("area")
-    if verdict is Witness.NONE and isinstance(area, int | float) and 0 < area <= LARGEST_COORDINATE_PX**2:
+    if verdict is Witness.NONE and isinstance(area, NUMBERS) and 0 < area <= LARGEST_COORDINATE_PX**2:
         verdict = _witness_of_area(area, box=box)
     return verdict
 
@@ -178,7 +178,7 @@ def _append_annotation(item: Mapping[str, object], *, columns: _Columns) -> None
 
 
 def _size_hint(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and 0 < value <= LARGEST_COORDINATE_PX else None
+    return int(value) if isinstance(value, NUMBERS) and 0 < value <= LARGEST_COORDINATE_PX else None
 
 
 def _slide(item: Mapping[str, object]) -> SourceSlide:

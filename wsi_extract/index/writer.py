@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from wsi_extract.arrays import IntArray
 from wsi_extract.errors import IntegrityError
 from wsi_extract.index.splits import BOX_COLUMNS, COLUMNS, LEGEND, OFFSETS, SCHEMA, IndexedSlide, pair, slide_to_json
 from wsi_extract.layout import INDEX, MANIFEST, index_folder, patch_file_name
@@ -17,8 +18,9 @@ from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
 from wsi_extract.stores.arrays import ROWS_PER_CHUNK, ArrayAppender, remove_node
 from wsi_extract.stores.zarr_json import group_document, sealed, write_document
 
-_Rows: TypeAlias = Sequence[int] | Sequence[float] | Sequence[list[int]] | Sequence[list[float]]
+_Rows: TypeAlias = IntArray | Sequence[int] | Sequence[float] | Sequence[list[float]]
 
+KIND_CODES = {kind.label: int(kind) for kind in PatchKind}
 SCENES = "slides"
 """The group of `layout.scene_folder`."""
 
@@ -81,13 +83,14 @@ class IndexWriter:
         self._enter_slide(document)
         patches = document["patches"]
         slide = self._slides[-1]
-        self._append("slide", [len(self._slides) - 1] * len(patches))
-        self._append("row", list(range(slide.n_patches, slide.n_patches + len(patches))))
-        self._append("kind", [PatchKind[patch["kind"].upper()] for patch in patches])
-        self._append("origins_l0", [[patch["x_l0"], patch["y_l0"]] for patch in patches])
+        self._append("slide", np.full(len(patches), len(self._slides) - 1))
+        self._append("row", np.arange(slide.n_patches, slide.n_patches + len(patches)))
+        self._append("kind", [KIND_CODES[patch["kind"]] for patch in patches])
+        xs, ys = [patch["x_l0"] for patch in patches], [patch["y_l0"] for patch in patches]
+        self._append("origins_l0", np.array([xs, ys], dtype=np.int64).T)
         self._append("tissue_fraction", [patch["tissue_fraction"] for patch in patches])
-        ends = self._n_boxes + np.cumsum([len(patch["labels"]) for patch in patches], dtype=np.int64)
-        self._columns[OFFSETS].append(ends)
+        n_boxes = np.array([len(patch["labels"]) for patch in patches], dtype=np.int64)
+        self._append(OFFSETS, self._n_boxes + np.cumsum(n_boxes))
         self._add_boxes([(patch, label) for patch in patches for label in patch["labels"]])
         self._slides[-1] = replace(slide, n_patches=slide.n_patches + len(patches))
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 from wsi_extract.layout import (
     DASK_REPORT,
     MANIFEST,
+    SLIDES_TABLE,
     patch_array_folder,
     pixel_image_folder,
     pixel_record_path,
     record_path,
     split_folder,
+    survey_path,
 )
 from wsi_extract.model import Split
 from wsi_extract.verify.findings import AuditReport, Check, Findings, read_json_object
@@ -26,6 +30,8 @@ IGNORED_FOLDERS = ("qc/",)
 """Reports for people; they hold times."""
 IGNORED_KEYS = frozenset({"run", "versions"})
 """Parts of the manifest that differ from run to run without touching the data."""
+FACTS_OF_READING = frozenset({"reader", "reader_reason", "reader_mode"})
+"""Who decoded the tiles of a slide, in the manifest, in slides.csv and beside its plan: the pixels are the same."""
 SETTINGS = "settings"
 CHUNK_BYTES = 1 << 20
 
@@ -71,10 +77,39 @@ def _compare_files(first: Path, second: Path, *, findings: Findings) -> None:
         findings.add(Check.COMPARISON, second / name, f"is missing in {first}")
     shared = sorted((ours & theirs) - {MANIFEST})
     findings.n_files = len(shared) + 1
-    differences = map_in_threads(lambda name: find_difference(first / name, second / name), shared)
+    differences = map_in_threads(lambda name: _difference(first, second, name), shared)
     for name, difference in zip(shared, differences, strict=True):
         if difference:
             findings.add(Check.COMPARISON, first / name, f"{difference} from {second / name}")
+
+
+def _difference(first: Path, second: Path, name: str) -> str:
+    """Return how a file differs in two output folders, but for who read the slides; an empty text if it does not."""
+    difference = find_difference(first / name, second / name)
+    read = _reader_of(name)
+    if not difference or read is None:
+        return difference
+    try:
+        return "" if read(first / name) == read(second / name) else difference
+    except (OSError, ValueError):
+        return difference
+
+
+def _reader_of(name: str) -> Callable[[Path], object] | None:
+    """Return what reads a file without `FACTS_OF_READING`, ``None`` for files that hold no such facts."""
+    if name == SLIDES_TABLE:
+        return _read_slides_table
+    below = survey_path(Path(), slide_id="")
+    return _read_survey if Path(name).parent == below.parent and name.endswith(".json") else None
+
+
+def _read_slides_table(path: Path) -> list[dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True)
+    return [{key: value for key, value in row.items() if key not in FACTS_OF_READING} for row in rows]
+
+
+def _read_survey(path: Path) -> dict[str, object]:
+    return {key: value for key, value in read_json_object(path).items() if key not in FACTS_OF_READING}
 
 
 def _compared_files(folder: Path) -> Iterator[str]:
@@ -125,11 +160,21 @@ def _settings_differences(first: Path, second: Path) -> Iterator[str]:
 
 
 def _manifest_differences(first: Path, second: Path) -> Iterator[str]:
-    ours, theirs = (
-        {key: value for key, value in read_json_object(path).items() if key not in IGNORED_KEYS}
-        for path in (first, second)
-    )
+    ours, theirs = (_read_manifest(path) for path in (first, second))
     yield from find_json_differences(ours, theirs, where="")
+
+
+def _read_manifest(path: Path) -> dict[str, object]:
+    manifest = {key: value for key, value in read_json_object(path).items() if key not in IGNORED_KEYS}
+    slides = manifest.get("slides")
+    if isinstance(slides, list):
+        manifest["slides"] = [
+            {key: value for key, value in slide.items() if key not in FACTS_OF_READING}
+            if isinstance(slide, dict)
+            else slide
+            for slide in slides
+        ]
+    return manifest
 
 
 def find_json_differences(ours: object, theirs: object, *, where: str) -> Iterator[str]:
