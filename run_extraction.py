@@ -7,19 +7,21 @@ resumable; 6 the output folder belongs to another run or is damaged; 130 or 143 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from wsi_extract.config import SECTIONS, RunConfig, load_config
 from wsi_extract.config_sources import parse_flag, read_extraction_object
 from wsi_extract.errors import ConfigError, EnvironmentFaultError, WsiExtractError
-from wsi_extract.interrupts import Check, Terminated, stoppable
+from wsi_extract.interrupts import Check, Terminated, held, stoppable
 
 if TYPE_CHECKING:
     from wsi_extract.tasks import Executor
@@ -96,28 +98,52 @@ def read_settings(argv: Sequence[str] | None) -> RunConfig:
 
 @contextmanager
 def open_executor(config: RunConfig) -> Iterator[Executor]:
-    """Yield what runs the tasks: this process, a cluster on this machine, or an existing cluster."""
+    """Yield what runs the tasks: this process, a cluster on this machine, or an existing cluster.
+
+    Unless the number of workers is given, it is this process first, and a cluster only if that takes a while.
+    """
     from wsi_extract import machine  # noqa: PLC0415  # heavy imports wait until the flags are known to be good
+    from wsi_extract.slides import SlideCache  # noqa: PLC0415
+    from wsi_extract.tasks import ElasticExecutor, SerialExecutor, keep_to_one_thread  # noqa: PLC0415
 
-    if config.workers == 0:
-        from wsi_extract.slides import SlideCache  # noqa: PLC0415
-        from wsi_extract.tasks import SerialExecutor  # noqa: PLC0415
-
-        memory = machine.memory_per_worker_bytes(1, asked_mb=config.worker_memory_mb)
-        with SlideCache() as slides:
-            yield SerialExecutor(slides=slides, worker_memory_bytes=memory)
+    n_workers = machine.n_cores() if config.workers is None else config.workers
+    memory_bytes = machine.memory_per_worker_bytes(n_workers, asked_mb=config.worker_memory_mb)
+    if config.workers or config.scheduler is not None:
+        with open_cluster(config, n_workers=n_workers, memory_bytes=memory_bytes) as executor:
+            yield executor
         return
-    from wsi_extract import schedule  # noqa: PLC0415
+    keep_to_one_thread()
+    with SlideCache() as slides:
+        if n_workers <= 1:
+            yield SerialExecutor(slides=slides, worker_memory_bytes=memory_bytes)
+            return
+        start = partial(open_cluster, config, n_workers=n_workers, memory_bytes=memory_bytes)
+        with ElasticExecutor(
+            slides=slides, n_workers=n_workers, worker_memory_bytes=memory_bytes, open_cluster=start
+        ) as elastic:
+            yield elastic
 
-    n_workers = config.workers or machine.n_cores()
-    memory = machine.memory_per_worker_bytes(n_workers, asked_mb=config.worker_memory_mb)
+
+def _limit_native_threads() -> None:
+    """Keep linear algebra to one thread: it is no part of the work, and starts a thread per core when it is loaded."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+@contextmanager
+def open_cluster(config: RunConfig, *, n_workers: int, memory_bytes: int) -> Iterator[Executor]:
+    """Yield the workers of a new cluster on this machine, or of an existing one, and say where the dashboard is."""
+    with held():
+        from wsi_extract import schedule  # noqa: PLC0415
+
+    known_memory: int | None = memory_bytes
     if config.scheduler is not None:
-        cluster, asked = schedule.existing_cluster(config.scheduler), config.worker_memory_mb
-        known_memory = None if asked is None else asked * 1_000_000
+        cluster = schedule.existing_cluster(config.scheduler)
+        if config.worker_memory_mb is None:
+            known_memory = None
     else:
-        known_memory = memory
         cluster = schedule.local_cluster(
-            n_workers=n_workers, memory_bytes=memory, dashboard_address=config.dashboard_address
+            n_workers=n_workers, memory_bytes=memory_bytes, dashboard_address=config.dashboard_address
         )
     with cluster as client, dask_report(config) as report_path:
         print(f"dashboard: {client.dashboard_link}", flush=True)
@@ -142,8 +168,10 @@ def dask_report(config: RunConfig) -> Iterator[Path | None]:
 
 def extract(config: RunConfig, *, check_signals: Check) -> int:
     """Carry out the run and return the exit code."""
-    from wsi_extract.console import ConsoleReporter, make_console  # noqa: PLC0415
-    from wsi_extract.pipeline import run  # noqa: PLC0415
+    _limit_native_threads()
+    with held():  # libraries that are interrupted while they are loaded fail in ways of their own
+        from wsi_extract.console import ConsoleReporter, make_console  # noqa: PLC0415
+        from wsi_extract.pipeline import run  # noqa: PLC0415
 
     reporter = ConsoleReporter(config, console=make_console(), check_signals=check_signals)
     with open_executor(config) as executor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -125,11 +126,12 @@ class ShuffledExecutor:
     n_workers: int = 1
     worker_memory_bytes: int = MEMORY_BYTES
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        waiting = list(tasks)
-        order = np.random.default_rng(self.seed).permutation(len(waiting))
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
+        """Take as many tasks as there are, yield their results in any order, and ask again."""
+        stream, rng = iter(tasks), np.random.default_rng(self.seed)
         serial = SerialExecutor(slides=self.slides, worker_memory_bytes=MEMORY_BYTES)
-        return serial.run([waiting[index] for index in order])
+        while waiting := list(itertools.takewhile(lambda task: task is not None, stream)):
+            yield from serial.run([waiting[index] for index in rng.permutation(len(waiting))])
 
 
 def read_coco(out: Path, split: str) -> dict[str, Any]:

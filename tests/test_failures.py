@@ -118,8 +118,10 @@ class FailingExecutor:
         self.serial = SerialExecutor(slides=slides, worker_memory_bytes=MEMORY_BYTES)
         self.at = at
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        for number, task in enumerate(tasks):
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
+        number = 0
+        for task in tasks:
+            assert task is not None
             if task.stage == self.stage and number == self.at:
                 fault = Fault(
                     slide_id=task.slide_id,
@@ -131,6 +133,7 @@ class FailingExecutor:
                 )
                 yield TaskResult(task=task, fault=fault)
                 return
+            number += task.stage == self.stage
             yield from self.serial.run([task])
 
 
@@ -246,7 +249,7 @@ class LitteringExecutor:
         self.serial = SerialExecutor(slides=slides, worker_memory_bytes=MEMORY_BYTES)
         self.out = out
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
         yield from self.serial.run(tasks)
         for folder in self.out.glob("train2017/*"):
             (folder / "patch.png.0123456789ab.partial").write_bytes(b"half")

@@ -28,6 +28,7 @@ from wsi_extract.pixels import (
     SCHEMA,
     PixelDocument,
     PixelJob,
+    StoredLevel,
     check_pixel_frame,
     chunks_of,
     cut_pixel_jobs,
@@ -36,6 +37,7 @@ from wsi_extract.pixels import (
     read_pixel_document,
     write_pixels,
 )
+from wsi_extract.reading import ReaderChoice
 from wsi_extract.slides import OpenedSlide, SlideCache, describe_slide
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import PixelCodec
@@ -48,6 +50,7 @@ from wsi_extract.stores.pixel_array import (
     write_pixel_documents,
 )
 from wsi_extract.stores.shards import ShardReader
+from wsi_extract.tiled_jpeg import PixelMap
 
 WIDTH_PX, HEIGHT_PX = 2308, 2184  # 2 x 2 shards on level 0, no multiple of a chunk on any level
 ZSTD = PixelCodec.of(CodecName.ZSTD)
@@ -97,9 +100,9 @@ class Target:
     def jobs(self, coverage: BoolImage, *, codec: PixelCodec = ZSTD, plan_digest: str = PLAN) -> list[PixelJob]:
         jobs = cut_pixel_jobs(
             coverage,
-            slide=self.info,
-            frame=self.frame,
-            plan_digest=plan_digest,
+            source=StoredLevel(
+                slide=self.info, frame=self.frame, plan_digest=plan_digest, reader=ReaderChoice(), stain=None
+            ),
             codec=codec,
             output_dir=self.output_dir,
         )
@@ -128,11 +131,11 @@ def target(slide: SlideInfo, tmp_path: Path) -> Target:
 
 
 def shard_path(job: PixelJob) -> Path:
-    return pixel_shard_path(job.output_dir, slide_id=job.slide.slide_id, row=job.row, column=job.column)
+    return pixel_shard_path(job.output_dir, slide_id=job.source.slide.slide_id, row=job.row, column=job.column)
 
 
 def record_path(job: PixelJob) -> Path:
-    return pixel_record_path(job.output_dir, slide_id=job.slide.slide_id, row=job.row, column=job.column)
+    return pixel_record_path(job.output_dir, slide_id=job.source.slide.slide_id, row=job.row, column=job.column)
 
 
 def covered_chunks(coverage: BoolImage, rgb: RgbImage) -> Iterator[tuple[int, int, RgbImage]]:
@@ -296,7 +299,7 @@ def want_more(job: PixelJob) -> PixelJob:
 
 
 def follow_another_plan(job: PixelJob) -> PixelJob:
-    return replace(job, plan_digest="cd" * 32)
+    return replace(job, source=replace(job.source, plan_digest="cd" * 32))
 
 
 @pytest.mark.parametrize(
@@ -310,18 +313,18 @@ def test_a_shard_that_does_not_fit_its_record_is_not_done(target: Target, change
     assert not is_done(change(job))
 
 
+OPENSLIDE = ReaderChoice()
+
+
 class SlideReplacer(SlideCache):
     """Behaves as if the file of a slide were replaced while its pixels are read."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.n_asked = 0
-
-    def get(self, info: SlideInfo) -> OpenedSlide:
-        self.n_asked += 1
-        if self.n_asked > 1:
-            os.utime(info.path, (1, 1))
-        return super().get(info)
+    def get(
+        self, info: SlideInfo, *, reader: ReaderChoice = OPENSLIDE, pixel_map: PixelMap | None = None
+    ) -> OpenedSlide:
+        slide = super().get(info, reader=reader, pixel_map=pixel_map)
+        os.utime(info.path, (1, 1))
+        return slide
 
 
 def test_a_slide_replaced_while_it_is_read_leaves_no_record(slide: SlideInfo, target: Target, tmp_path: Path) -> None:

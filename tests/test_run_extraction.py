@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import run_extraction
 from tests.helpers_run import Inputs, content_of, make_inputs, read_manifest
+from wsi_extract import machine
 from wsi_extract.config import RunConfig
+from wsi_extract.tasks import ElasticExecutor
 from wsi_extract.verify import audit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,13 +36,14 @@ def job(inputs: Inputs, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start(*arguments: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path = ROOT, start_new_session: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "run_extraction.py"), *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=start_new_session,
     )
 
 
@@ -70,6 +74,62 @@ def test_a_local_cluster_prints_its_dashboard_and_leaves_a_report(
     assert (tmp_path / "out" / "dask-report.html").stat().st_size > 1000
     assert run_main(*job(inputs, tmp_path / "serial", "--workers=0"), capsys=capsys)[0] == 0
     assert content_of(tmp_path / "out") == content_of(tmp_path / "serial")
+
+
+def test_a_small_job_starts_no_cluster(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = run_main(*job(inputs, tmp_path / "out", "--dry_run"), capsys=capsys)
+    assert code == 0
+    assert "36 PNG files" in output
+    assert "dashboard" not in output
+
+
+@pytest.mark.xdist_group("dask")
+def test_a_job_that_takes_a_while_gets_a_cluster(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "n_cores", lambda: 2)
+    monkeypatch.setattr(ElasticExecutor.__init__, "__kwdefaults__", {"patience_s": 0.05})
+    address = ["--dashboard_address", "127.0.0.1:0"]
+    code, output, _ = run_main(*job(inputs, tmp_path / "out", *address), capsys=capsys)
+    assert code == 0
+    assert output.index("describe:") < output.index("dashboard: http://127.0.0.1:")
+    assert (tmp_path / "out" / "dask-report.html").stat().st_size > 1000
+    assert read_manifest(tmp_path / "out")["run"]["n_workers"] == 2
+    assert run_main(*job(inputs, tmp_path / "serial", "--workers", "0"), capsys=capsys)[0] == 0
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "serial")
+
+
+def is_loading_dask(pid: int) -> bool:
+    return "tornado" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def has_started_workers(pid: int) -> bool:
+    """Whether there are two processes besides Python's own helper."""
+    children = (thread / "children" for thread in Path(f"/proc/{pid}/task").iterdir())
+    return len([child for file in children for child in file.read_text().split()]) >= 3
+
+
+@pytest.mark.xdist_group("dask")
+@pytest.mark.parametrize("is_there", [is_loading_dask, has_started_workers])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_cluster_starts_is_one_line(
+    inputs: Inputs, tmp_path: Path, number: signal.Signals, code: int, is_there: Callable[[int], bool]
+) -> None:
+    """Ctrl-C reaches every process of the terminal, those that are being started too."""
+    arguments = job(inputs, tmp_path / "out", "--workers", "2", "--dashboard_address", "127.0.0.1:0")
+    process = start(*arguments, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not is_there(process.pid):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert errors == "interrupted; give the same command again to resume\n"
 
 
 def test_hyphens_are_underscores(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

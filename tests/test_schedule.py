@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
+from wsi_extract import bundles
 from wsi_extract.errors import EnvironmentFaultError, SlideError
 from wsi_extract.model import FaultClass
 from wsi_extract.schedule import WINDOW_PER_THREAD, DaskExecutor, dask_executor, existing_cluster, local_cluster
@@ -54,6 +56,17 @@ def die_on_three(item: int, slides: SlideCache) -> int:
     return item
 
 
+def die_on_seven(item: int, slides: SlideCache) -> int:
+    if item == 7:
+        os._exit(1)
+    time.sleep(0.002)
+    return item
+
+
+def signals_blocked(_item: object, _slides: SlideCache) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
 def tasks_for(function: Any, n: int, *, stage: str = "extract") -> list[Task]:
     return [
         Task(stage=stage, slide_ordinal=i // 4, slide_id=f"s{i // 4}", index=i, function=function, item=i)
@@ -84,6 +97,29 @@ def test_tasks_are_taken_only_as_there_is_room(executor: DaskExecutor) -> None:
         done += 1
         assert taken - done <= WINDOW_PER_THREAD * N_WORKERS
     assert done == 60
+
+
+def test_results_are_yielded_before_tasks_that_depend_on_them_are_taken(executor: DaskExecutor) -> None:
+    done: list[int] = []
+
+    def stream() -> Iterator[Task | None]:
+        first, *others = tasks_for(double, 20)
+        yield first
+        while not done:
+            yield None
+        yield from others
+
+    for result in executor.run(stream()):
+        done.append(result.task.index)
+    assert done[0] == 0
+    assert sorted(done) == list(range(20))
+
+
+def test_workers_never_see_ctrl_c(executor: DaskExecutor) -> None:
+    """It reaches every process of a terminal, but only the driver decides what it means."""
+    (result,) = executor.run(tasks_for(signals_blocked, 1))
+    assert result.value is True
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_a_failing_slide_is_a_value_and_the_rest_goes_on(executor: DaskExecutor) -> None:
@@ -181,6 +217,19 @@ def test_a_cluster_without_workers_is_not_waited_for_in_vain() -> None:
         client.retire_workers(close_workers=True)
         with pytest.raises(EnvironmentFaultError, match="no workers"):
             list(executor.run(tasks_for(double, 3)))
+
+
+def test_a_bundle_that_kills_its_workers_costs_only_the_task_that_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "TAIL_SHARE", 1e9)  # bundle from the second result on
+    with (
+        local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
+        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
+    ):
+        results = list(executor.run(tasks_for(die_on_seven, 12)))
+    assert sorted(result.value for result in results if isinstance(result.value, int)) == [*range(7), *range(8, 12)]
+    (fault,) = [result.fault for result in results if result.fault is not None]
+    assert fault.fault_class is FaultClass.WORKER
+    assert "block 7" in fault.message
 
 
 def test_a_task_that_kills_its_workers_becomes_a_fault() -> None:

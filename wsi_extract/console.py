@@ -62,10 +62,11 @@ class ConsoleReporter:
             table.box = box.ASCII2  # logs are read in all kinds of viewers
         self.console.print(table)
 
-    def begin(self, stage: str, *, total: int, unit: str) -> None:
-        """Start a stage of ``total`` units."""
+    def begin(self, stage: str, *, total: int, unit: str, started_s: float | None = None) -> None:
+        """Start a stage of ``total`` units; it was begun at ``started_s`` of `time.monotonic` if not now."""
         self.stage, self.unit, self.total, self.done = stage, unit, total, 0
-        self.started_s = self.line_s = time.monotonic()
+        self.line_s = time.monotonic()
+        self.started_s = self.line_s if started_s is None else started_s
         if not self.console.is_terminal:
             self.console.print(f"{stage}: {total:,} {unit}")
             return
@@ -267,7 +268,7 @@ class ConsoleReporter:
 class SilentReporter:
     """Shows nothing."""
 
-    def begin(self, stage: str, *, total: int, unit: str) -> None:
+    def begin(self, stage: str, *, total: int, unit: str, started_s: float | None = None) -> None:
         """Ignore the start of a stage."""
 
     def advance(self, n_units: int) -> None:

@@ -6,22 +6,24 @@ One read per window, one write at the end; idempotent, and ignorant of Dask, of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from wsi_extract.arrays import FloatArray, IntArray, RgbImage
-from wsi_extract.blocks import cut_windows
 from wsi_extract.files import write_atomically
 from wsi_extract.layout import patch_file_name, record_path
 from wsi_extract.model import Block, BlockRecord, OutputFrame, PatchKind, SlideLevel
+from wsi_extract.reading import ReaderChoice
 from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
 from wsi_extract.resample import cut_patch, support_px
 from wsi_extract.slides import OpenedSlide, SlideCache
+from wsi_extract.stain import StainTransform
 from wsi_extract.storage import Store
 from wsi_extract.stores.block_files import BlockTarget, ShardPlace, write_block_files
-from wsi_extract.targets import LabelRules, PatchLabel, PatchLabels, label_patch
+from wsi_extract.targets import LabelRules, PatchLabel, PatchLabels, label_patches
+from wsi_extract.windows import read_windows
 
 EDGE_TOLERANCE_PX = 1e-6
 """Less of a pixel than this is rounding."""
@@ -34,6 +36,9 @@ class ExtractJob:
     block: Block
     rules: LabelRules
     target: BlockTarget
+    reader: ReaderChoice
+    stain: StainTransform | None
+    """What brings the slide's stain to that of the target."""
 
 
 def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
@@ -49,45 +54,43 @@ def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
     block = job.block
     document = _describe(block, rules=job.rules)
     if job.target.store is not Store.PIXELS:
+        slide = slides.get(block.slide, reader=job.reader, pixel_map=job.stain)
         write_block_files(
             document,
-            read_patches(slides.get(block.slide), block),
+            read_patches(slide, block),
             target=job.target,
             place=ShardPlace(number=block.shard, n_rows=block.n_rows),
         )
-        slides.get(block.slide)  # raises when the file was replaced while it was being read
+        slide.check_unchanged()
     path = record_path(job.target.output_dir, slide_id=block.slide.slide_id, index=block.index)
     write_atomically(path, encode_document(document))
     return BlockRecord(slide_id=block.slide.slide_id, index=block.index, n_patches=len(block))
 
 
 def read_patches(slide: OpenedSlide, block: Block) -> Iterator[tuple[int, RgbImage]]:
-    """Yield (row within the block, pixels) of every patch, window by window.
+    """Yield (row within the block, pixels) of every patch; neighbours share what was decoded for them.
 
     The pixels of a patch are a function of the slide and its origin alone, never of the window it was cut from:
 
-    * a level whose downsample is a whole number is read at whole level pixels, and patches are cut from windows;
+    * a level whose downsample is a whole number is read at whole level pixels: patch by patch where the slide keeps
+      decoded tiles, else in windows that several patches are cut from;
     * any other level is read once per patch, because OpenSlide then shifts the whole region by a fraction of a
       pixel that depends on where the region starts.
     """
     frame = block.frame
     level = block.slide.levels[frame.level]
-    origins_lv = block.patches.origins_l0 / frame.level_downsample
-    margin_px = _margin_px(frame)
-    if float(frame.level_downsample).is_integer():
-        step = int(frame.level_downsample)
-        boxes_lv = np.concatenate([origins_lv, origins_lv + _patch_wh_lv(frame)], axis=1)
-        size_wh = (level.width_px, level.height_px)
-        for window in cut_windows(boxes_lv, margin_px=margin_px, level_size_wh=size_wh):
-            rect = window.rect_lv
-            pixels = slide.read_region(
-                frame.level, x_l0=rect.x0 * step, y_l0=rect.y0 * step, w_lv_px=rect.width, h_lv_px=rect.height
-            )
-            for row in window.rows:
-                yield row, _cut(pixels, origins_lv[row] - (rect.x0, rect.y0), frame=frame)
+    if not float(frame.level_downsample).is_integer():
+        for row, origin_l0 in enumerate(block.patches.origins_l0):
+            yield row, _read_alone(slide, origin_l0, frame=frame, level=level)
         return
-    for row, origin_l0 in enumerate(block.patches.origins_l0):
-        yield row, _read_alone(slide, origin_l0, frame=frame, level=level)
+    origins_lv = block.patches.origins_l0 / frame.level_downsample
+    boxes_lv = np.concatenate([origins_lv, origins_lv + _patch_wh_lv(frame)], axis=1)
+    for window, pixels in read_windows(slide, frame.level, boxes_lv, margin_px=_margin_px(frame)):
+        if len(window.rows) == 1 and not frame.is_resampled:
+            yield window.rows[0], pixels
+            continue
+        for row in window.rows:
+            yield row, _cut(pixels, origins_lv[row] - (window.rect_lv.x0, window.rect_lv.y0), frame=frame)
 
 
 def _read_alone(slide: OpenedSlide, origin_l0: IntArray, *, frame: OutputFrame, level: SlideLevel) -> RgbImage:
@@ -142,16 +145,13 @@ def _cut(pixels: RgbImage, start_px: FloatArray, *, frame: OutputFrame) -> RgbIm
 
 def _describe(block: Block, *, rules: LabelRules) -> BlockDocument:
     frame = block.frame
-    labels = [
-        label_patch(
-            block.annotations,
-            origin_l0_xy=(x_l0, y_l0),
-            scale=frame.scale,
-            patch_wh_out=(frame.patch_w_out_px, frame.patch_h_out_px),
-            rules=rules,
-        )
-        for x_l0, y_l0 in block.patches.origins_l0.tolist()
-    ]
+    labels = label_patches(
+        block.annotations,
+        origins_l0=block.patches.origins_l0,
+        scale=frame.scale,
+        patch_wh_out=(frame.patch_w_out_px, frame.patch_h_out_px),
+        rules=rules,
+    )
     counts: Counter[str] = Counter()
     for each in labels:
         counts.update(each.counts)
@@ -165,28 +165,40 @@ def _describe(block: Block, *, rules: LabelRules) -> BlockDocument:
         "level": frame.level,
         "l0_per_px_xy": [frame.scale.x, frame.scale.y],
         "um_per_px_xy": None if frame.um_per_px_out_xy is None else list(frame.um_per_px_out_xy),
-        "patches": [_patch_entry(block, row, labels[row]) for row in range(len(block))],
+        "patches": _patch_entries(block, labels),
         "label_counts": dict(sorted(counts.items())),
     }
 
 
-def _patch_entry(block: Block, row: int, labels: PatchLabels) -> PatchEntry:
+def _patch_entries(block: Block, labels: Sequence[PatchLabels]) -> list[PatchEntry]:
     patches = block.patches
-    x_l0, y_l0 = patches.origins_l0[row].tolist()
-    entry: PatchEntry = {
-        "row": block.first_row + row,
-        "file_name": patch_file_name(block.slide.slide_id, x_l0=x_l0, y_l0=y_l0),
-        "x_l0": x_l0,
-        "y_l0": y_l0,
-        "kind": PatchKind(int(patches.kind[row])).label,
-        "requested_kind": PatchKind(int(patches.requested_kind[row])).label,
-        "anchor": block.anchor_names[row] or None,
-        "tissue_fraction": round(float(patches.tissue_fraction[row]), 6),
-        "labels": [_label_entry(label) for label in labels.labels],
-    }
-    if labels.look_alikes:
-        entry["look_alikes"] = [_label_entry(label) for label in labels.look_alikes]
-    return entry
+    kind_names = {int(kind): kind.label for kind in PatchKind}
+    columns = zip(
+        patches.origins_l0.tolist(),
+        patches.kind.tolist(),
+        patches.requested_kind.tolist(),
+        block.anchor_names,
+        patches.tissue_fraction.tolist(),
+        labels,
+        strict=True,
+    )
+    entries: list[PatchEntry] = []
+    for row, ((x_l0, y_l0), kind, requested_kind, anchor, tissue_fraction, seen) in enumerate(columns):
+        entry: PatchEntry = {
+            "row": block.first_row + row,
+            "file_name": patch_file_name(block.slide.slide_id, x_l0=x_l0, y_l0=y_l0),
+            "x_l0": x_l0,
+            "y_l0": y_l0,
+            "kind": kind_names[kind],
+            "requested_kind": kind_names[requested_kind],
+            "anchor": anchor or None,
+            "tissue_fraction": round(tissue_fraction, 6),
+            "labels": [_label_entry(label) for label in seen.labels],
+        }
+        if seen.look_alikes:
+            entry["look_alikes"] = [_label_entry(label) for label in seen.look_alikes]
+        entries.append(entry)
+    return entries
 
 
 def _label_entry(label: PatchLabel) -> LabelEntry:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from wsi_extract.blocks import cut_blocks
@@ -13,15 +15,16 @@ from wsi_extract.extract import ExtractJob, extract_block
 from wsi_extract.finish import Finished, SlideOutcome
 from wsi_extract.gather import Inputs, SlideEntry
 from wsi_extract.layout import plan_path, record_path
-from wsi_extract.model import Block, BlockRecord, Fault, SlidePlan
+from wsi_extract.model import Block, BlockRecord, Fault, PatchTable, SlidePlan
 from wsi_extract.plans import SurveyRecord, read_patches
 from wsi_extract.records import read_document
 from wsi_extract.slide_tally import SlideProgress, SlideTally
+from wsi_extract.splits import overlaps_between_splits
 from wsi_extract.storage import Store
 from wsi_extract.stores.block_files import BlockTarget, files_of_block
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.targets import LabelRules
-from wsi_extract.tasks import Task, TaskResult
+from wsi_extract.tasks import Task, TaskResult, survivable_fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,52 +73,87 @@ def label_rules(config: RunConfig) -> LabelRules:
 
 
 class ExtractionLoop:
-    """The state of the extraction loop: which slides failed, how many blocks each has."""
+    """The state of the extraction loop: which slides wait, which failed, how many blocks each has.
 
-    def __init__(self, config: RunConfig, plan: RunPlan, *, reporter: Reporter) -> None:
+    Slides are added as their plans are made. What comes back before all plans are there is kept, and shown once the
+    whole is known: see `open`.
+    """
+
+    def __init__(self, config: RunConfig, inputs: Inputs, *, reporter: Reporter) -> None:
         self.config = config
-        self.plan = plan
-        self.faults: dict[str, Fault] = dict(plan.faults)
+        self.inputs = inputs
+        self.reporter = reporter
+        self.faults: dict[str, Fault] = {}
+        self.surveys: dict[str, SurveyRecord] = {}
         self.n_blocks: dict[str, int] = {}
-        n_patches = {slide_id: record.n_patches for slide_id, record in plan.surveys.items()}
-        self.tally = SlideTally(n_patches, faults=self.faults, reporter=reporter)
-        self.rules = label_rules(config)
+        self.leakage = inputs.leakage
+        """With the pairs of overlapping patches of the slides whose blocks were begun."""
+        self.tally: SlideTally | None = None
+        """``None`` until the stage is open."""
         self.stage = "label" if config.store is Store.PIXELS else "extract"
         """The pixel store is filled later, shard by shard; here its patches are labelled."""
+        self._rules = label_rules(config)
         name, level = config.pixel_codec
-        self.target = BlockTarget(
-            output_dir=config.output_dir.resolve(), store=config.store, codec=PixelCodec(name=name, level=level)
+        self._target = BlockTarget(
+            output_dir=config.output_dir.resolve(),
+            store=config.store,
+            codec=PixelCodec(name=name, level=level),
+            png=config.pixel_encoder,
         )
+        self._ordinals = {entry.file.slide_id: ordinal for ordinal, entry in enumerate(inputs.entries)}
+        self._waiting: deque[SurveyRecord] = deque()
+        self._kept: dict[str, int] = {}
+        self._early: list[TaskResult] = []
+        self._started_s: float | None = None
+
+    @property
+    def n_kept(self) -> int:
+        """Patches that an earlier run finished."""
+        return sum(self._kept.values())
+
+    def add(self, survey: SurveyRecord) -> None:
+        """Let the blocks of a slide be extracted."""
+        self.surveys[survey.slide_id] = survey
+        self._waiting.append(survey)
 
     def tasks(self) -> Iterator[Task]:
-        """Yield the blocks that are not done, slide by slide; a slide that failed yields no more."""
-        for ordinal, entry in enumerate(self.plan.inputs.entries):
-            slide_id = entry.file.slide_id
-            survey = self.plan.surveys.get(slide_id)
-            if survey is None:
+        """Yield the blocks that are not done of the slides added so far; a slide that failed yields no more.
+
+        When further slides were added, the next call yields theirs.
+        """
+        if self._started_s is None:
+            self._started_s = time.monotonic()
+        while self._waiting:
+            yield from self._tasks_of(self._waiting.popleft())
+
+    def _tasks_of(self, survey: SurveyRecord) -> Iterator[Task]:
+        slide_id = survey.slide_id
+        ordinal = self._ordinals[slide_id]
+        self.n_blocks[slide_id] = 0
+        for block in self._blocks(self.inputs.entries[ordinal], survey):
+            if slide_id in self.faults:
+                break
+            self.n_blocks[slide_id] += 1
+            if self._is_done(block):
+                self._keep(slide_id, n_patches=len(block))
                 continue
-            self.n_blocks[slide_id] = 0
-            for block in self._blocks(entry, survey):
-                if slide_id in self.faults:
-                    break
-                self.n_blocks[slide_id] += 1
-                if self._is_done(block):
-                    self.tally.keep(slide_id, n_units=len(block))
-                    continue
-                yield Task(
-                    stage=self.stage,
-                    slide_ordinal=ordinal,
-                    slide_id=slide_id,
-                    index=block.index,
-                    function=extract_block,
-                    item=ExtractJob(block=block, rules=self.rules, target=self.target),
-                )
+            yield Task(
+                stage=self.stage,
+                slide_ordinal=ordinal,
+                slide_id=slide_id,
+                index=block.index,
+                function=extract_block,
+                item=ExtractJob(
+                    block=block, rules=self._rules, target=self._target, reader=survey.reader, stain=survey.stain
+                ),
+            )
 
     def _blocks(self, entry: SlideEntry, survey: SurveyRecord) -> Iterator[Block]:
         assert entry.info is not None
         assert entry.frame is not None
         path = plan_path(self.config.output_dir, slide_id=survey.slide_id)
         patches = read_patches(path, record=survey)
+        self._prove_no_overlap(entry, patches)
         return cut_blocks(
             SlidePlan(slide_id=survey.slide_id, patches=patches, accounts=survey.accounts),
             slide=entry.info,
@@ -123,6 +161,26 @@ class ExtractionLoop:
             annotations=entry.annotations,
             plan_digest=survey.plan_digest,
         )
+
+    def _prove_no_overlap(self, entry: SlideEntry, patches: PatchTable) -> None:
+        """Add to the leakage report that no two patches of different splits share pixels of the slide.
+
+        Raises
+        ------
+        IntegrityError
+            When they do.
+        """
+        assert entry.frame is not None
+        assert entry.decision is not None
+        if len(entry.decision.splits) < 2:
+            return
+        n_pairs = overlaps_between_splits(patches, frame=entry.frame)
+        self.leakage = replace(self.leakage, n_overlapping_patch_pairs=self.leakage.n_overlapping_patch_pairs + n_pairs)
+        if n_pairs:
+            raise IntegrityError(
+                f"slide {entry.file.slide_id}: {n_pairs} pairs of patches of different splits overlap.",
+                "Please report this.",
+            )
 
     def _is_done(self, block: Block) -> bool:
         """Whether an earlier run finished the block: its record fits the plan and its files are there, whole."""
@@ -135,24 +193,56 @@ class ExtractionLoop:
             return False
         return all(
             file.is_file() and file.stat().st_size == n_bytes
-            for file, n_bytes in files_of_block(document, target=self.target)
+            for file, n_bytes in files_of_block(document, target=self._target)
         )
 
+    def _keep(self, slide_id: str, *, n_patches: int) -> None:
+        self._kept[slide_id] = self._kept.get(slide_id, 0) + n_patches
+        if self.tally is not None:
+            self.tally.keep(slide_id, n_units=n_patches)
+
     def take(self, result: TaskResult) -> None:
-        """Note the result of one block."""
+        """Note the result of one block.
+
+        Raises
+        ------
+        EnvironmentFaultError, IntegrityError
+            When the machine or the output folder failed, not the slide.
+        """
+        if self.tally is not None:
+            self._count(result, tally=self.tally)
+            return
+        if result.fault is not None:
+            self.faults.setdefault(result.task.slide_id, survivable_fault(result))
+        self._early.append(result)
+
+    def open(self, plan: RunPlan) -> None:
+        """Show the stage from here on, beginning with what is done already; no slide may be added any more."""
+        self.faults = dict(plan.faults)  # those of early blocks are noted again below
+        n_patches = {slide_id: record.n_patches for slide_id, record in self.surveys.items()}
+        self.tally = SlideTally(n_patches, faults=self.faults, reporter=self.reporter)
+        self.reporter.begin(self.stage, total=plan.n_patches, unit="patches", started_s=self._started_s)
+        for slide_id, n_kept in self._kept.items():
+            self.tally.keep(slide_id, n_units=n_kept)
+        for result in self._early:
+            self._count(result, tally=self.tally)
+        self._early.clear()
+
+    @staticmethod
+    def _count(result: TaskResult, *, tally: SlideTally) -> None:
         if isinstance(result.value, BlockRecord):
-            self.tally.advance(result.task.slide_id, n_units=result.value.n_patches)
+            tally.advance(result.task.slide_id, n_units=result.value.n_patches)
         else:
-            self.tally.fail(result)
+            tally.fail(result)
 
     def outcomes(self) -> dict[str, SlideOutcome]:
         """Return what each planned slide yielded."""
         return {
             entry.file.slide_id: SlideOutcome(
                 slide_id=entry.file.slide_id,
-                survey=self.plan.surveys.get(entry.file.slide_id),
+                survey=self.surveys.get(entry.file.slide_id),
                 n_blocks=self.n_blocks.get(entry.file.slide_id, 0),
                 fault=self.faults.get(entry.file.slide_id),
             )
-            for entry in self.plan.inputs.planned
+            for entry in self.inputs.planned
         }

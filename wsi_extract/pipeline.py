@@ -3,6 +3,7 @@
     gather   find and open slides, read annotations, assign splits             -> Inputs
     survey   one task per slide: tissue mask, sampled coordinates              -> SurveyRecord, plan on disk
     extract  one task per block: read, cut, label, write, record               -> BlockRecord, files
+             (of a slide that has its plan: the surveys of others may still be out)
     pixels   one task per shard of a slide's pixels, for the pixel store        -> PixelRecord, files
     publish  documents of the Zarr stores: from here on they open
     finish   records in plan order -> COCO and index per split, tables, manifest
@@ -14,34 +15,25 @@ change the result. This module knows no scheduler: the executor is handed in.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from wsi_extract.claim import check_folder, claim_folder, sweep_temporaries
 from wsi_extract.config import RunConfig
-from wsi_extract.errors import InputError, IntegrityError
+from wsi_extract.errors import InputError
 from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan
-from wsi_extract.finish import Finished, SlideOutcome, describe_shortfall, finish_run
+from wsi_extract.finish import Finished, describe_shortfall, finish_run
 from wsi_extract.gather import Inputs, SlideStatus, gather_inputs
-from wsi_extract.layout import plan_path
 from wsi_extract.model import Fault
 from wsi_extract.pixel_loop import PixelLoop
 from wsi_extract.pixels import check_pixel_frame
-from wsi_extract.plans import SurveyRecord, read_patches
-from wsi_extract.preflight import (
-    check_disk,
-    check_memory,
-    describe_run,
-    expected_bytes,
-    surroundings,
-    survey_job,
-)
+from wsi_extract.preflight import check_memory, describe_run, surroundings
 from wsi_extract.publish import publish_stores
-from wsi_extract.splits import LeakageReport, overlaps_between_splits
 from wsi_extract.storage import Store
 from wsi_extract.stores.zarr_json import check_node_name
-from wsi_extract.survey import survey_slide
-from wsi_extract.tasks import Executor, Task, survivable_fault
+from wsi_extract.survey_loop import STAGE as SURVEY
+from wsi_extract.survey_loop import SurveyLoop
+from wsi_extract.tasks import Executor, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,28 +71,22 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     failed = [entry.file.slide_id for entry in inputs.entries if entry.status is SlideStatus.FAILED]
     claim = check_folder if config.dry_run else claim_folder
     claim(config.output_dir, description=description, failed=failed, fresh=config.fresh)
-    surveys, faults = _survey(config, inputs, executor=executor, reporter=reporter)
-    plan = RunPlan(
-        inputs=inputs,
-        surveys=surveys,
-        faults=faults,
-        n_bytes=expected_bytes(config, inputs, surveys),
-        worker_bytes=needed_bytes,
+    plan, extraction = _plan_and_extract(
+        config, inputs, executor=executor, reporter=reporter, worker_bytes=needed_bytes
     )
-    reporter.show_plan(plan)
-    _refuse_empty(plan)
-    check_disk(config.output_dir, n_bytes=plan.n_bytes)
     if config.dry_run:
         return RunResult(plan=plan, finished=None)
-    leakage = _prove_no_overlap(config, plan)
-    outcomes = _extract(config, plan, executor=executor, reporter=reporter)
+    if config.store is Store.PIXELS:
+        _write_pixels(config, plan, faults=extraction.faults, executor=executor, reporter=reporter)
+    sweep_temporaries(config.output_dir)  # of workers that died and were replaced
+    outcomes = extraction.outcomes()
     publish_stores(config, plan, outcomes=outcomes)
     seconds = (datetime.now(UTC) - started).total_seconds()
     finished = finish_run(
         config,
         inputs=inputs,
         outcomes=outcomes,
-        leakage=leakage,
+        leakage=extraction.leakage,
         run={"started": started.isoformat(), "seconds": round(seconds, 3), **surroundings(config, executor)},
     )
     reporter.show_finished(finished, inputs=inputs, seconds=seconds)
@@ -124,52 +110,75 @@ def _check_store(config: RunConfig, inputs: Inputs) -> None:
             check_pixel_frame(entry.file.slide_id, entry.frame)
 
 
-def _survey(
-    config: RunConfig, inputs: Inputs, *, executor: Executor, reporter: Reporter
-) -> tuple[dict[str, SurveyRecord], dict[str, Fault]]:
-    def tasks() -> Iterator[Task]:
-        for ordinal, entry in enumerate(inputs.entries):
-            if entry.status is not SlideStatus.PLANNED:
-                continue
-            yield Task(
-                stage="survey",
-                slide_ordinal=ordinal,
-                slide_id=entry.file.slide_id,
-                index=0,
-                function=survey_slide,
-                item=survey_job(config, entry),
-            )
+def _plan_and_extract(
+    config: RunConfig, inputs: Inputs, *, executor: Executor, reporter: Reporter, worker_bytes: int
+) -> tuple[RunPlan, ExtractionLoop]:
+    """Survey all slides, and extract their blocks unless this is a dry run.
 
-    reporter.begin("survey", total=len(inputs.planned), unit="slides")
-    surveys: dict[str, SurveyRecord] = {}
-    faults: dict[str, Fault] = {}
-    for result in executor.run(tasks()):
-        reporter.advance(1)
-        if isinstance(result.value, SurveyRecord):
-            surveys[result.task.slide_id] = result.value
-        else:
-            faults[result.task.slide_id] = survivable_fault(result)
-            reporter.fail(faults[result.task.slide_id])
-    reporter.end()
-    return surveys, faults
-
-
-def _extract(config: RunConfig, plan: RunPlan, *, executor: Executor, reporter: Reporter) -> dict[str, SlideOutcome]:
-    extraction = ExtractionLoop(config, plan, reporter=reporter)
-    reporter.begin(extraction.stage, total=plan.n_patches, unit="patches")
-    for result in executor.run(extraction.tasks()):
-        extraction.take(result)
-    reporter.end()
-    reporter.show_kept(extraction.tally.n_kept, unit="patches")
-    if config.store is Store.PIXELS:
-        pixels = PixelLoop(config, plan, faults=extraction.faults, reporter=reporter)
-        reporter.begin("pixels", total=pixels.n_chunks, unit="chunks")
-        for result in executor.run(pixels.tasks()):
-            pixels.take(result)
+    Both come from one stream of tasks, so that no worker waits for the last survey.
+    """
+    surveys = SurveyLoop(config, inputs, reporter=reporter)
+    extraction = ExtractionLoop(config, inputs, reporter=reporter)
+    plan = None
+    reporter.begin(SURVEY, total=len(inputs.planned), unit="slides")
+    for result in executor.run(_tasks(config, surveys, extraction)):
+        if result.task.stage != SURVEY:
+            extraction.take(result)
+            continue
+        survey = surveys.take(result)
+        if survey is not None:
+            extraction.add(survey)
+        if surveys.is_complete:
+            reporter.end()
+            plan = _decide(surveys, worker_bytes=worker_bytes)
+            reporter.show_plan(plan)
+            _refuse_empty(plan)
+            surveys.room.check(plan.n_bytes)
+            if not config.dry_run:
+                extraction.open(plan)
+    assert plan is not None
+    if not config.dry_run:
         reporter.end()
-        reporter.show_kept(pixels.tally.n_kept, unit="chunks")
-    sweep_temporaries(config.output_dir)  # of workers that died and were replaced
-    return extraction.outcomes()
+        reporter.show_kept(extraction.n_kept, unit="patches")
+    return plan, extraction
+
+
+def _tasks(config: RunConfig, surveys: SurveyLoop, extraction: ExtractionLoop) -> Iterator[Task | None]:
+    """Yield all surveys, then the blocks of slides that have a plan, also while the last surveys are still out.
+
+    Until every plan is made and the disk is known to have room for all, blocks are handed out only while it has room
+    for those of the plans that are there.
+    """
+    yield from surveys.tasks()
+    if config.dry_run:
+        return
+    while not surveys.is_complete:
+        if surveys.has_room:
+            yield from extraction.tasks()
+        if not surveys.is_complete:
+            yield None
+    yield from extraction.tasks()
+
+
+def _decide(surveys: SurveyLoop, *, worker_bytes: int) -> RunPlan:
+    return RunPlan(
+        inputs=surveys.inputs,
+        surveys=surveys.surveys,
+        faults=surveys.faults,
+        n_bytes=surveys.n_bytes,
+        worker_bytes=worker_bytes,
+    )
+
+
+def _write_pixels(
+    config: RunConfig, plan: RunPlan, *, faults: dict[str, Fault], executor: Executor, reporter: Reporter
+) -> None:
+    pixels = PixelLoop(config, plan, faults=faults, reporter=reporter)
+    reporter.begin("pixels", total=pixels.n_chunks, unit="chunks")
+    for result in executor.run(pixels.tasks()):
+        pixels.take(result)
+    reporter.end()
+    reporter.show_kept(pixels.tally.n_kept, unit="chunks")
 
 
 def _refuse_empty(plan: RunPlan) -> None:
@@ -186,20 +195,3 @@ def _refuse_empty(plan: RunPlan) -> None:
     for slide_id, record in sorted(plan.surveys.items()):
         reasons += [f"  {slide_id}, {describe_shortfall(account)}" for account in record.accounts]
     raise InputError("no slide yields a patch:\n" + "\n".join(reasons[:20]))
-
-
-def _prove_no_overlap(config: RunConfig, plan: RunPlan) -> LeakageReport:
-    """Add to the leakage report that no two patches of different splits share pixels of a slide."""
-    report = plan.inputs.leakage
-    for entry in plan.inputs.planned:
-        survey = plan.surveys.get(entry.file.slide_id)
-        if survey is None or entry.frame is None or entry.decision is None or len(entry.decision.splits) < 2:
-            continue
-        patches = read_patches(plan_path(config.output_dir, slide_id=survey.slide_id), record=survey)
-        n_pairs = overlaps_between_splits(patches, frame=entry.frame)
-        report = replace(report, n_overlapping_patch_pairs=report.n_overlapping_patch_pairs + n_pairs)
-    if report.n_overlapping_patch_pairs:
-        raise IntegrityError(
-            f"{report.n_overlapping_patch_pairs} pairs of patches of different splits overlap.", "Please report this."
-        )
-    return report

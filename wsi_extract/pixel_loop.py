@@ -11,7 +11,7 @@ from wsi_extract.extraction import Reporter, RunPlan
 from wsi_extract.gather import SlideEntry
 from wsi_extract.layout import plan_path
 from wsi_extract.model import Fault
-from wsi_extract.pixels import PixelJob, PixelRecord, cut_pixel_jobs, is_done, write_pixels
+from wsi_extract.pixels import PixelJob, PixelRecord, StoredLevel, cut_pixel_jobs, is_done, write_pixels
 from wsi_extract.plans import SurveyRecord, read_coverage
 from wsi_extract.slide_tally import SlideTally
 from wsi_extract.stores.codecs import PixelCodec
@@ -64,9 +64,13 @@ class PixelLoop:
         output_dir = self.config.output_dir.resolve()
         return cut_pixel_jobs(
             read_coverage(plan_path(output_dir, slide_id=survey.slide_id), record=survey),
-            slide=entry.info,
-            frame=entry.frame,
-            plan_digest=survey.plan_digest,
+            source=StoredLevel(
+                slide=entry.info,
+                frame=entry.frame,
+                plan_digest=survey.plan_digest,
+                reader=survey.reader,
+                stain=survey.stain,
+            ),
             codec=self.codec,
             output_dir=output_dir,
         )

@@ -13,13 +13,14 @@ from typing import TypedDict, cast
 import numpy as np
 
 from wsi_extract.arrays import BoolImage, IntArray, RgbImage
-from wsi_extract.blocks import cut_windows
 from wsi_extract.errors import ConfigError, IntegrityError
 from wsi_extract.files import write_atomically
 from wsi_extract.layout import pixel_record_path, pixel_shard_path
 from wsi_extract.model import OutputFrame, SlideInfo
+from wsi_extract.reading import ReaderChoice
 from wsi_extract.record_files import encode_record, read_record
 from wsi_extract.slides import OpenedSlide, SlideCache
+from wsi_extract.stain import StainTransform
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import (
     CHUNK_PX,
@@ -29,22 +30,34 @@ from wsi_extract.stores.pixel_array import (
     shards_of,
     write_pixel_shard,
 )
+from wsi_extract.windows import read_windows
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredLevel:
+    """The level of a slide whose pixels are stored."""
+
+    slide: SlideInfo
+    frame: OutputFrame
+    plan_digest: str
+    """Digest of the plan that says which chunks are wanted."""
+    reader: ReaderChoice
+    stain: StainTransform | None
+    """What brings the slide's stain to that of the target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PixelJob:
     """One shard to write."""
 
-    slide: SlideInfo
-    frame: OutputFrame
+    source: StoredLevel
     row: int
     """Of the shard."""
     column: int
     wanted: BoolImage
     """(16, 16) bool, True for the chunks to store; at least one, none beyond the level's edge."""
-    plan_digest: str
     codec: PixelCodec
     output_dir: Path
 
@@ -97,7 +110,7 @@ def check_pixel_frame(slide_id: str, frame: OutputFrame) -> None:
 
 
 def cut_pixel_jobs(
-    coverage: BoolImage, *, slide: SlideInfo, frame: OutputFrame, plan_digest: str, codec: PixelCodec, output_dir: Path
+    coverage: BoolImage, *, source: StoredLevel, codec: PixelCodec, output_dir: Path
 ) -> Iterator[PixelJob]:
     """Yield the shards of a slide row by row; together they hold every chunk of the coverage once.
 
@@ -105,26 +118,24 @@ def cut_pixel_jobs(
     ----------
     coverage
         (rows, columns) bool, one value per chunk of the level that is read, True = to be stored.
-    plan_digest
-        Digest of the plan the coverage belongs to.
+    source
+        The slide and level the coverage belongs to.
 
     Raises
     ------
     ValueError
         When the coverage is not that of the level.
     """
-    level = slide.levels[frame.level]
+    level = source.slide.levels[source.frame.level]
     shape = chunks_shape((level.width_px, level.height_px))
     if coverage.shape != shape:
-        raise ValueError(f"slide {slide.slide_id}: the coverage has {coverage.shape} chunks, its level {shape}")
+        raise ValueError(f"slide {source.slide.slide_id}: the coverage has {coverage.shape} chunks, its level {shape}")
     for row, column in shards_of(coverage):
         yield PixelJob(
-            slide=slide,
-            frame=frame,
+            source=source,
             row=row,
             column=column,
             wanted=chunks_in_shard(coverage, row=row, column=column),
-            plan_digest=plan_digest,
             codec=codec,
             output_dir=output_dir,
         )
@@ -140,15 +151,17 @@ def write_pixels(job: PixelJob, slides: SlideCache) -> PixelRecord:
     OSError
         When the output cannot be written.
     """
-    slide_id = job.slide.slide_id
+    source = job.source
+    slide_id = source.slide.slide_id
     path = pixel_shard_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
-    stored = write_pixel_shard(path, read_chunks(slides.get(job.slide), job), codec=job.codec)
-    slides.get(job.slide)  # raises when the file was replaced while it was being read
+    slide = slides.get(source.slide, reader=source.reader, pixel_map=source.stain)
+    stored = write_pixel_shard(path, read_chunks(slide, job), codec=job.codec)
+    slide.check_unchanged()
     document: PixelDocument = {
         "schema": SCHEMA,
         "slide_id": slide_id,
         "shard": [job.row, job.column],
-        "plan_digest": job.plan_digest,
+        "plan_digest": source.plan_digest,
         "chunks": _hex_of(job.wanted),
         "bytes": stored.n_bytes,
         "sha256": stored.sha256,
@@ -163,21 +176,26 @@ def read_chunks(slide: OpenedSlide, job: PixelJob) -> Iterator[tuple[int, RgbIma
 
     Only what is wanted is read. Pixels beyond the level's edge are 0.
     """
-    level, step = job.slide.levels[job.frame.level], int(job.frame.level_downsample)
-    size_wh = (level.width_px, level.height_px)
+    frame = job.source.frame
+    level = job.source.slide.levels[frame.level]
     places = np.argwhere(job.wanted)
-    boxes_lv = _boxes_lv(places, job=job, size_wh=size_wh)
-    for window in cut_windows(boxes_lv.astype(np.float64), margin_px=0, level_size_wh=size_wh):
+    boxes_lv = _boxes_lv(places, job=job, size_wh=(level.width_px, level.height_px))
+    for window, pixels in read_windows(slide, frame.level, boxes_lv.astype(np.float64)):
         rect = window.rect_lv
-        pixels = slide.read_region(
-            job.frame.level, x_l0=rect.x0 * step, y_l0=rect.y0 * step, w_lv_px=rect.width, h_lv_px=rect.height
-        )
         for index in sorted(window.rows):
             x0, y0, x1, y1 = (boxes_lv[index] - (rect.x0, rect.y0, rect.x0, rect.y0)).tolist()
-            chunk: RgbImage = np.zeros((CHUNK_PX, CHUNK_PX, 3), dtype=np.uint8)
-            chunk[: y1 - y0, : x1 - x0] = pixels[y0:y1, x0:x1]
             row, column = places[index].tolist()
-            yield row * CHUNKS_PER_SIDE + column, chunk
+            yield row * CHUNKS_PER_SIDE + column, _whole_chunk(pixels[y0:y1, x0:x1])
+
+
+def _whole_chunk(pixels: RgbImage) -> RgbImage:
+    """Return the pixels of a chunk, C-contiguous; those beyond the level's edge are 0."""
+    height, width = pixels.shape[:2]
+    if (height, width) == (CHUNK_PX, CHUNK_PX):
+        return np.ascontiguousarray(pixels)
+    chunk: RgbImage = np.zeros((CHUNK_PX, CHUNK_PX, 3), dtype=np.uint8)
+    chunk[:height, :width] = pixels
+    return chunk
 
 
 def _boxes_lv(places: IntArray, *, job: PixelJob, size_wh: tuple[int, int]) -> IntArray:
@@ -189,14 +207,17 @@ def _boxes_lv(places: IntArray, *, job: PixelJob, size_wh: tuple[int, int]) -> I
 
 def is_done(job: PixelJob) -> bool:
     """Whether an earlier run wrote the shard: its record fits the job and the file is there, whole."""
-    slide_id = job.slide.slide_id
+    slide_id = job.source.slide.slide_id
     try:
         document = read_pixel_document(
             pixel_record_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
         )
     except IntegrityError:
         return False
-    if document is None or (document["plan_digest"], document["chunks"]) != (job.plan_digest, _hex_of(job.wanted)):
+    if document is None or (document["plan_digest"], document["chunks"]) != (
+        job.source.plan_digest,
+        _hex_of(job.wanted),
+    ):
         return False
     path = pixel_shard_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
     return path.is_file() and path.stat().st_size == document["bytes"]

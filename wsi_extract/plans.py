@@ -6,7 +6,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from wsi_extract.errors import IntegrityError
 from wsi_extract.files import canonical_json, sha256_of, write_atomically
 from wsi_extract.geometry import Scale
 from wsi_extract.model import AnnotationTable, PatchTable, SlidePlan, Split, SplitAccount, TissueMask
+from wsi_extract.reading import ReaderChoice, ReaderMode
+from wsi_extract.stain import StainTransform
 
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What NumPy and zipfile raise for damaged archives, as found by flipping every bit of one."""
@@ -39,6 +41,13 @@ class SurveyRecord:
     """Chunks of the slide that the pixel store holds; 0 for other stores."""
     coverage_digest: str = ""
     """Digest of which chunks these are; empty for other stores."""
+    reader_mode: ReaderMode = ReaderMode.OPENSLIDE
+    """What was asked for when the reader was chosen."""
+    reader: ReaderChoice = field(default_factory=ReaderChoice)
+    stain: StainTransform | None = None
+    """``None`` when pixels stay as they were scanned."""
+    stain_reason: str = ""
+    """Why the slide is not normalised although that was asked for; empty otherwise."""
 
     def to_json(self) -> dict[str, object]:
         """Return the record as JSON values."""
@@ -46,6 +55,7 @@ class SurveyRecord:
             **asdict(self),
             "accounts": [{**asdict(account), "split": account.split.value} for account in self.accounts],
             "mask_l0_per_px_xy": list(self.mask_l0_per_px_xy),
+            "stain": None if self.stain is None else self.stain.to_json(),
         }
 
     @classmethod
@@ -53,13 +63,21 @@ class SurveyRecord:
         """Rebuild a record from `to_json`; raises KeyError, TypeError or ValueError for anything else."""
         values = dict(document)
         accounts = values.pop("accounts")
+        reader = values.pop("reader")
+        stain = values.pop("stain")
         scale = values.pop("mask_l0_per_px_xy")
-        assert isinstance(accounts, list)
-        assert isinstance(scale, list)
+        if not isinstance(accounts, list) or not isinstance(scale, list) or not isinstance(reader, dict):
+            raise TypeError("a list or an object is missing")
+        if not (stain is None or isinstance(stain, dict)):
+            raise TypeError(f"a stain transform must be an object, got {stain!r}")
+        mode = ReaderMode(str(values.pop("reader_mode")))
         return cls(
             **values,  # type: ignore[arg-type]  # the names and types are those of to_json
             accounts=tuple(SplitAccount(**{**account, "split": Split(account["split"])}) for account in accounts),
             mask_l0_per_px_xy=(float(scale[0]), float(scale[1])),
+            reader_mode=mode,
+            stain=None if stain is None else StainTransform.from_json(stain),
+            reader=ReaderChoice(direct_levels=tuple(reader["direct_levels"]), reason=reader["reason"]),
         )
 
 

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 import wsi_extract
+from wsi_extract.arrays import RgbImage
 from wsi_extract.blocks import MAX_MASK_PX, WORKER_MEMORY_USE, worker_bytes
 from wsi_extract.config import STORE_FIELDS, RunConfig, Sampling, SplitMode
-from wsi_extract.errors import ConfigError, EnvironmentFaultError
+from wsi_extract.errors import ConfigError, InputError
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.gather import Inputs, SlideEntry
 from wsi_extract.geometry import Rect
-from wsi_extract.layout import PATCHES, PIXELS, split_folder
 from wsi_extract.model import Split
 from wsi_extract.plans import SurveyRecord, digest_of_annotations
+from wsi_extract.reading import StainNorm
 from wsi_extract.resolution import choose_overview
 from wsi_extract.sampling import SamplingOptions, stride_from_overlap
 from wsi_extract.slides import openslide_version
 from wsi_extract.splits import half_domains
-from wsi_extract.storage import CodecName, Store
+from wsi_extract.stain import StainTarget, default_target, fit_target
+from wsi_extract.storage import CodecName, PngEncoder, Store
 from wsi_extract.stores.zarr_json import PIXEL_CHUNK_PX
 from wsi_extract.survey import SurveyJob, mask_downsample
 from wsi_extract.tasks import Executor
@@ -38,14 +42,26 @@ CODEC_SHARE_OF_RAW = {
     CodecName.JPEG: 0.25,
 }
 """Encoded bytes of stained tissue per raw byte; for estimates only."""
-DISK_RESERVE = 1.1
-PIXEL_LIBRARIES = ("openslide", "openslide-python", "opencv-python-headless", "pillow", "numpy")
+PIXEL_LIBRARIES = (
+    "openslide",
+    "openslide-python",
+    "simplejpeg",
+    "tifffile",
+    "opencv-python-headless",
+    "pillow",
+    "numpy",
+)
 """Libraries whose version may change the bytes that are written, whatever the store."""
 CODEC_LIBRARIES = {
     CodecName.ZSTD: "zstandard",
     CodecName.WEBP: "imagecodecs",
     CodecName.JPEG_XL: "imagecodecs",
     CodecName.JPEG: "imagecodecs",
+}
+ENCODER_LIBRARIES = {
+    PngEncoder.ISAL: "isal",
+    PngEncoder.FPNG: "fpng",
+    PngEncoder.OPENCV: "opencv-python-headless",
 }
 
 
@@ -82,10 +98,12 @@ def _worker_bytes_for(entry: SlideEntry, *, config: RunConfig) -> int:
 
 def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:
     """Return everything the output depends on, as JSON values; equal descriptions mean the same data set."""
+    target = stain_target(config)
     return {
         "program": f"wsi_extract {wsi_extract.__version__}",
         "settings": config.output_settings(),
-        "libraries": pixel_versions(config.store, codec=config.pixel_codec[0]),
+        "libraries": pixel_versions(config.store, codec=config.pixel_codec[0], encoder=config.pixel_encoder),
+        "stain_target": None if target is None else target.to_json(),
         "annotations": inputs.annotations.source.sha256,
         "slides": {
             entry.file.slide_id: {
@@ -100,10 +118,48 @@ def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:
     }
 
 
-def pixel_versions(store: Store, *, codec: CodecName) -> dict[str, str]:
+def pixel_versions(store: Store, *, codec: CodecName, encoder: PngEncoder) -> dict[str, str]:
     """Return the versions of the libraries that make the bytes of pixels on disk."""
-    of_codec = {CODEC_LIBRARIES[codec]} if store is not Store.PNG and codec in CODEC_LIBRARIES else set()
-    return {name: text for name, text in _versions().items() if name in {*PIXEL_LIBRARIES, *of_codec}}
+    of_pixels = {name: text for name, text in _versions().items() if name in PIXEL_LIBRARIES}
+    return of_pixels | encoder_versions(store, codec=codec, encoder=encoder)
+
+
+def encoder_versions(store: Store, *, codec: CodecName, encoder: PngEncoder) -> dict[str, str]:
+    """Return the versions of the libraries that compress the pixels of a store."""
+    names = {ENCODER_LIBRARIES[encoder]} if store.has_png else set()
+    if store is not Store.PNG and codec in CODEC_LIBRARIES:
+        names.add(CODEC_LIBRARIES[codec])
+    return {name: text for name, text in _versions().items() if name in names}
+
+
+def stain_target(config: RunConfig) -> StainTarget | None:
+    """Return what the stain of slides is brought to; ``None`` leaves them as they were scanned.
+
+    Raises
+    ------
+    InputError
+        When the picture given cannot be read, or shows no stain.
+    """
+    if config.stain_norm is StainNorm.NONE:
+        return None
+    if config.stain_target is None:
+        return default_target(config.stain_norm)
+    return fit_target(_read_picture(config.stain_target), method=config.stain_norm, name=config.stain_target.name)
+
+
+def _read_picture(path: Path) -> RgbImage:
+    """Return the pixels of a picture, ``(H, W, 3)``.
+
+    Raises
+    ------
+    InputError
+        When there is no such file, or it is no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture.convert("RGB"), dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"the stain target {path} cannot be read: {error}.", "Give a PNG or JPEG picture.") from error
 
 
 def run_key(config: RunConfig) -> str:
@@ -141,8 +197,8 @@ def split_domains(entry: SlideEntry, *, config: RunConfig) -> tuple[tuple[Split,
     return tuple((split, entry.info.domain_l0) for split in entry.decision.splits)
 
 
-def survey_job(config: RunConfig, entry: SlideEntry) -> SurveyJob:
-    """Return the survey of a slide that takes part."""
+def survey_job(config: RunConfig, entry: SlideEntry, *, target: StainTarget | None = None) -> SurveyJob:
+    """Return the survey of a slide that takes part; ``target`` is what its stain is brought to."""
     assert entry.info is not None
     assert entry.frame is not None
     return SurveyJob(
@@ -154,6 +210,8 @@ def survey_job(config: RunConfig, entry: SlideEntry) -> SurveyJob:
         tissue_method=config.tissue_method,
         mask_magnification=config.mask_magnification,
         coverage=config.pixel_coverage if config.store is Store.PIXELS else None,
+        reader_mode=config.reader,
+        stain_target=target,
         run_key=run_key(config),
         output_dir=None if config.dry_run else config.output_dir.resolve(),
     )
@@ -172,26 +230,6 @@ def expected_bytes(config: RunConfig, inputs: Inputs, surveys: Mapping[str, Surv
     return int(total)
 
 
-def check_disk(output_dir: Path, *, n_bytes: int) -> None:
-    """Refuse to start when the patches will not fit.
-
-    Raises
-    ------
-    EnvironmentFaultError
-        When the disk has less room than the patches still to be written need.
-    """
-    pixels = (*(split_folder(split) for split in Split), PATCHES, PIXELS)
-    written = sum(file.stat().st_size for name in pixels for file in (output_dir / name).rglob("*") if file.is_file())
-    needed = max(0, n_bytes - written) * DISK_RESERVE
-    existing = next(folder for folder in (output_dir, *output_dir.parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise EnvironmentFaultError(
-            f"the patches need about {needed / 1e9:.1f} GB, but {output_dir} has {free / 1e9:.1f} GB free.",
-            "Make room or choose another --output_dir, then run the same command again.",
-        )
-
-
 def _versions() -> dict[str, str]:
     versions = {"wsi_extract": wsi_extract.__version__, "openslide": openslide_version()}
     for package in (
@@ -199,6 +237,10 @@ def _versions() -> dict[str, str]:
         "opencv-python-headless",
         "pillow",
         "openslide-python",
+        "simplejpeg",
+        "tifffile",
+        "isal",
+        "fpng",
         "zstandard",
         "imagecodecs",
         "dask",

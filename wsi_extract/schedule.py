@@ -8,16 +8,15 @@ number of slides and a dying worker takes few tasks with it.
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import cv2
 import dask
 from dask.delayed import delayed
 from distributed import (
@@ -32,15 +31,20 @@ from distributed import (
 )
 
 import wsi_extract
+from wsi_extract.bundles import Bundle, Bundler
 from wsi_extract.errors import EnvironmentFaultError
+from wsi_extract.interrupts import held
 from wsi_extract.machine import memory_bytes
 from wsi_extract.model import Fault, FaultClass
 from wsi_extract.slides import SlideCache
-from wsi_extract.tasks import Task, TaskResult, attempt
+from wsi_extract.tasks import Task, TaskResult, attempt, keep_to_one_thread
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that no worker waits, few enough that a dying one takes few along."""
-POLL_S = 0.01
+LOOK_ROUND_S = 1.0
+"""How often the driver stops waiting for results to see whether there are workers at all."""
+RESULT_S = 30.0
+"""How long results of a few bytes may take from a worker; some die with theirs."""
 TOKEN_DIGITS = 8
 """Of the random part of names on the cluster: two runs on one scheduler must not meet."""
 
@@ -53,8 +57,12 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.no-workers-timeout": "10 minutes",
+    # A local cluster looks once whether a worker that died is back, and else gives it up for good, although its nanny
+    # may be starting it again at that moment, because the same task killed it twice.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
     "distributed.nanny.pre-spawn-environ": {
-        "MALLOC_TRIM_THRESHOLD_": 65536,
+        # Without Dask's own MALLOC_TRIM_THRESHOLD_: with it every patch is new memory of the system, page by page,
+        # which costs half as much processor time again as all the work.
         "OMP_NUM_THREADS": 1,
         "OPENBLAS_NUM_THREADS": 1,
         "MKL_NUM_THREADS": 1,
@@ -68,7 +76,7 @@ NETWORK_SETTINGS: dict[str, Any] = {
 
 
 class SlidesPlugin(WorkerPlugin):
-    """Gives each worker process its slide handles, and keeps native libraries to one thread."""
+    """Gives each worker process its slide handles, and keeps it to one thread."""
 
     slides: SlideCache
 
@@ -77,23 +85,21 @@ class SlidesPlugin(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Open the process's slide cache."""
-        cv2.setNumThreads(0)
+        keep_to_one_thread()
         self.slides = SlideCache()
-        if threading.current_thread() is threading.main_thread():
-            # Ctrl-C reaches every process of the terminal; the driver decides what it means.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def teardown(self, worker: Any) -> None:
         """Close all slides."""
         self.slides.close()
 
 
-def _attempt_on_worker(task: Task, plugin_name: str) -> tuple[object, Fault | None]:
-    """Run the task in a worker; its item stays there."""
+def _attempt_on_worker(bundle: Bundle, plugin_name: str) -> tuple[list[tuple[object, Fault | None]], float]:
+    """Run tasks in a worker, where their items stay; return what became of each, and the seconds all of them took."""
     plugin = get_worker().plugins[plugin_name]
     assert isinstance(plugin, SlidesPlugin)
-    result = attempt(task, plugin.slides)
-    return result.value, result.fault
+    started_s = time.monotonic()
+    results = [attempt(task, plugin.slides) for task in bundle]
+    return [(result.value, result.fault) for result in results], time.monotonic() - started_s
 
 
 @dataclass(kw_only=True)
@@ -107,31 +113,34 @@ class DaskExecutor:
     worker_memory_bytes: int
     patience_s: float = 120.0
     """How long the cluster may be without workers."""
+    _n_submitted: int = field(default=0, init=False)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
         """Yield each result as it arrives; take new tasks only as there is room in the window."""
-        waiting = iter(tasks)
-        in_flight: dict[Future[Any], Task] = {}
+        bundler = Bundler(tasks, n_workers=self.n_workers)
+        in_flight: dict[Future[Any], Bundle] = {}
         arrivals = as_completed()
         try:
-            self._fill(waiting, in_flight, arrivals)
+            self._fill(bundler, in_flight, arrivals)
             while in_flight:
                 self._wait(arrivals)
                 future = next(arrivals)
-                task = in_flight.pop(future)
-                result = _result_of(future, task)
+                bundle = in_flight.pop(future)
+                results = _results_of(future, bundle, bundler)
                 future.release()
-                self._fill(waiting, in_flight, arrivals)
-                yield result
+                yield from results  # before new tasks are taken: which come next may depend on them
+                self._fill(bundler, in_flight, arrivals)
         finally:
             for future in in_flight:
                 future.cancel()
 
     def _wait(self, arrivals: Any) -> None:
-        """Wait until a task has ended; give up when the cluster has no workers for too long."""
+        """Wait until a bundle has ended; give up when the cluster has no workers for too long."""
         last_seen_s = time.monotonic()
         while not arrivals.has_ready():
-            time.sleep(POLL_S)
+            with arrivals.thread_condition:
+                if not arrivals.has_ready():  # notified under the condition's lock, after it is ready
+                    arrivals.thread_condition.wait(timeout=min(LOOK_ROUND_S, self.patience_s))
             if time.monotonic() - last_seen_s < self.patience_s:
                 continue
             if not self.client.scheduler_info(n_workers=-1)["workers"]:
@@ -141,24 +150,26 @@ class DaskExecutor:
                 )
             last_seen_s = time.monotonic()
 
-    def _fill(self, waiting: Iterator[Task], in_flight: dict[Future[Any], Task], arrivals: Any) -> None:
+    def _fill(self, bundler: Bundler, in_flight: dict[Future[Any], Bundle], arrivals: Any) -> None:
         while len(in_flight) < WINDOW_PER_THREAD * self.n_workers:
-            task = next(waiting, None)
-            if task is None:
+            bundle = bundler.next()
+            if not bundle:
                 return
-            future = self._submit(task)
-            in_flight[future] = task
+            future = self._submit(bundle)
+            in_flight[future] = bundle
             arrivals.add(future)
 
-    def _submit(self, task: Task) -> Future[Any]:
-        """Hand a task over as a delayed call keyed by stage, slide and number.
+    def _submit(self, bundle: Bundle) -> Future[Any]:
+        """Hand a bundle over as a delayed call keyed by stage, slide and number of its first task.
 
         The dashboard cuts a key at the first word that is not purely alphabetic: one bar per stage, one group per
         slide. Slide names must not enter the key.
         """
-        key = (f"{task.stage}-s{task.slide_ordinal:07d}-{self.token}", task.index)
-        run_task = delayed(_attempt_on_worker, pure=False, traverse=False)
-        lazy = run_task(task, _plugin_name(self.token), dask_key_name=key)
+        first = bundle[0]
+        self._n_submitted += 1  # a task that is tried again is another one to Dask
+        key = (f"{first.stage}-s{first.slide_ordinal:07d}-{self.token}", first.index, self._n_submitted)
+        run_tasks = delayed(_attempt_on_worker, pure=False, traverse=False)
+        lazy = run_tasks(bundle, _plugin_name(self.token), dask_key_name=key)
         future: Future[Any] = self.client.compute(lazy, optimize_graph=False)
         return future
 
@@ -167,15 +178,35 @@ def _plugin_name(token: str) -> str:
     return f"wsi-extract-slides-{token}"
 
 
-def _result_of(future: Future[Any], task: Task) -> TaskResult:
-    """Return the result of a finished future; a dead worker becomes a fault of the task that killed it."""
-    if future.status == "finished":
-        value, fault = future.result()
-        return TaskResult(task=task, value=value, fault=fault)
-    error = future.exception() if future.status == "error" else None
-    if error is not None and not isinstance(error, KilledWorker):
-        raise error  # tasks hand their errors back as values: this one is ours
-    lost = Fault(
+def _results_of(future: Future[Any], bundle: Bundle, bundler: Bundler) -> list[TaskResult]:
+    """Return the results of a future that ended; a dead worker becomes a fault of the task that killed it.
+
+    Where it is not known which one did, or the results died with their worker, there are none yet: each task is tried
+    again alone.
+    """
+    error: KilledWorker | None = None
+    if future.status in {"finished", "error"}:
+        try:
+            pairs, seconds = future.result(timeout=RESULT_S)  # any other error is ours: tasks hand theirs back
+        except TimeoutError:
+            bundler.put_back(bundle)
+            return []
+        except KilledWorker as killed:
+            if len(bundle) > 1:
+                bundler.put_back(bundle)
+                return []
+            error = killed
+        else:
+            bundler.learn(bundle, seconds=seconds)
+            return [
+                TaskResult(task=task, value=value, fault=fault)
+                for task, (value, fault) in zip(bundle, pairs, strict=True)
+            ]
+    return [TaskResult(task=task, fault=_loss(task, error=error)) for task in bundle]
+
+
+def _loss(task: Task, *, error: KilledWorker | None) -> Fault:
+    return Fault(
         slide_id=task.slide_id,
         stage=task.stage,
         fault_class=FaultClass.WORKER if error is not None else FaultClass.ENVIRONMENT,
@@ -185,24 +216,39 @@ def _result_of(future: Future[Any], task: Task) -> TaskResult:
         else "the cluster dropped the task",
         remedy="Give each worker more memory (fewer --workers), or check the slide for damage.",
     )
-    return TaskResult(task=task, fault=lost)
 
 
 @contextmanager
 def local_cluster(*, n_workers: int, memory_bytes: int, dashboard_address: str) -> Iterator[Client]:
     """Start one single-threaded worker process per core on this machine, reachable from this machine only."""
-    with dask.config.set(DASK_SETTINGS):
-        cluster = LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=dashboard_address,
-            memory_limit=memory_bytes,
-            silence_logs=40,
-        )
-        with cluster, Client(cluster) as client:
-            yield client
+    with dask.config.set(DASK_SETTINGS), ExitStack() as stack:
+        # A signal in the middle of the start would make Dask complain at length.
+        with held(), _workers_deaf_to_ctrl_c():
+            cluster = LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=dashboard_address,
+                memory_limit=memory_bytes,
+                silence_logs=40,
+            )
+            client = stack.enter_context(Client(stack.enter_context(cluster)))
+        yield client
+
+
+@contextmanager
+def _workers_deaf_to_ctrl_c() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, which reaches every process of a terminal: the driver decides.
+
+    Threads inherit the mask of signals from the thread that starts them, and so do processes, from their first moment.
+    """
+    resource_tracker.ensure_running()  # else it would start within the block, and unblock the signal when it has
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

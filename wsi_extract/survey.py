@@ -1,13 +1,15 @@
 """Worker function 1: one slide -> its plan.
 
-Everything that needs the whole slide happens here, at low magnification: the tissue mask and the sampling of
-coordinates. Runs in any process, knows nothing of Dask, and returns a small record; the plan itself goes to disk.
+Everything that needs the whole slide happens here: who reads it, the tissue mask, the estimate of its stain, the
+sampling of coordinates. Runs in any process, knows nothing of Dask, and returns a small record; the plan itself goes
+to disk.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +32,17 @@ from wsi_extract.plans import (
     read_patches,
     write_plan,
 )
+from wsi_extract.reading import ReaderChoice, ReaderMode
+from wsi_extract.resolution import choose_overview
 from wsi_extract.sampling import CoverageScene, SamplingOptions, needed_chunks, plan_slide
-from wsi_extract.slides import OpenedSlide, SlideCache, read_overview
+from wsi_extract.slides import OpenedSlide, SlideCache, choose_reader, read_overview
+from wsi_extract.stain import StainEstimate, StainTarget, estimate_stain, sample_places
 from wsi_extract.storage import Coverage
 from wsi_extract.tissue import TissueMethod, segment_tissue
 
+STAIN_WINDOW_PX = 64
+N_STAIN_WINDOWS = 64
+"""262,144 pixels: twice as many as the estimate needs, because windows on tissue hold glass too."""
 UM_PER_PX_AT_1X = 10.0
 """Convention of the field: 40x is 0.25 um per px."""
 FALLBACK_MASK_DOWNSAMPLE = 16.0
@@ -55,6 +63,10 @@ class SurveyJob:
     mask_magnification: float
     coverage: Coverage | None
     """What the pixel store holds; ``None`` for other stores."""
+    reader_mode: ReaderMode
+    """Never changes the plan or the pixels."""
+    stain_target: StainTarget | None
+    """What the slide's stain is brought to; ``None`` leaves it as it was scanned."""
     run_key: str
     """Digest of the settings and inputs of the run."""
     output_dir: Path | None
@@ -74,10 +86,11 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
     if job.output_dir is not None:
         known = _read_finished(job.output_dir, slide_id=slide_id, key=key)
         if known is not None:
-            return known
-    tissue = mask_tissue(
-        slides.get(job.slide), job.slide, method=job.tissue_method, mask_magnification=job.mask_magnification
-    )
+            return _with_reader(known, job, slides)
+    reader = _choose_reader(job, slides)
+    slide = slides.get(job.slide, reader=reader)
+    tissue = mask_tissue(slide, job.slide, method=job.tissue_method, mask_magnification=job.mask_magnification)
+    stain = _estimate_stain(job, slide, tissue)
     plan = plan_slide(
         slide_id,
         domains=readable_domains(job),
@@ -97,11 +110,64 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
         mask_l0_per_px_xy=(tissue.l0_per_mask_px.x, tissue.l0_per_mask_px.y),
         n_chunks=0 if coverage is None else int(np.count_nonzero(coverage)),
         coverage_digest="" if coverage is None else digest_of_coverage(coverage),
+        reader_mode=job.reader_mode,
+        reader=reader,
+        stain=stain.transform,
+        stain_reason=stain.reason,
     )
     if job.output_dir is not None:
         write_plan(plan_path(job.output_dir, slide_id=slide_id), plan, tissue=tissue, coverage=coverage)
-        write_atomically(survey_path(job.output_dir, slide_id=slide_id), pretty_json(record.to_json()))
+        _write_survey(job, record)
     return record
+
+
+def _choose_reader(job: SurveyJob, slides: SlideCache) -> ReaderChoice:
+    """Return who reads the levels that the survey and the extraction use."""
+    target = mask_downsample(job.slide, mask_magnification=job.mask_magnification)
+    overview, _ = choose_overview(job.slide.levels, target_downsample=target, max_px=MAX_MASK_PX)
+    return choose_reader(
+        job.slide,
+        slides,
+        mode=job.reader_mode,
+        levels=sorted({job.frame.level, overview}),
+        patch_level=job.frame.level,
+        seed=job.sampling.seed,
+    )
+
+
+def _with_reader(known: SurveyRecord, job: SurveyJob, slides: SlideCache) -> SurveyRecord:
+    """Return the record of an earlier run with the reader that this one asks for."""
+    if known.reader_mode is job.reader_mode:
+        return known
+    record = replace(known, reader_mode=job.reader_mode, reader=_choose_reader(job, slides))
+    _write_survey(job, record)
+    return record
+
+
+def _write_survey(job: SurveyJob, record: SurveyRecord) -> None:
+    if job.output_dir is not None:
+        write_atomically(survey_path(job.output_dir, slide_id=record.slide_id), pretty_json(record.to_json()))
+
+
+def _estimate_stain(job: SurveyJob, slide: OpenedSlide, tissue: TissueMask) -> StainEstimate:
+    """Return what normalises the slide, from small windows of the level that patches are cut from."""
+    if job.stain_target is None:
+        return StainEstimate(transform=None, reason="", n_pixels=0)
+    side_l0_px = math.ceil(STAIN_WINDOW_PX * job.frame.level_downsample)
+    places_l0 = sample_places(
+        tissue,
+        domains=[rect for _, rect in readable_domains(job)],
+        n_places=N_STAIN_WINDOWS,
+        side_l0_px=side_l0_px,
+        seed=job.sampling.seed,
+        slide_id=job.slide.slide_id,
+    )
+    windows = [
+        slide.read_region(job.frame.level, x_l0=x, y_l0=y, w_lv_px=STAIN_WINDOW_PX, h_lv_px=STAIN_WINDOW_PX)
+        for x, y in places_l0.tolist()
+    ]
+    pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *(window.reshape(-1, 3) for window in windows)])
+    return estimate_stain(pixels, method=job.stain_target.method, target=job.stain_target)
 
 
 def _cover(job: SurveyJob, plan: SlidePlan, tissue: TissueMask) -> BoolImage | None:
@@ -184,5 +250,6 @@ def _key_of(job: SurveyJob) -> str:
             "domains": [[split.value, asdict(rect)] for split, rect in job.domains],
             "annotations": digest_of_annotations(job.annotations),
             "coverage": job.coverage,
+            "stain": None if job.stain_target is None else job.stain_target.to_json(),
         }
     )

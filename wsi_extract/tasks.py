@@ -7,9 +7,15 @@ A task is a plain function of one immutable item, called as ``function(item, sli
 from __future__ import annotations
 
 import errno
+import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import cv2
 
 from wsi_extract.errors import EnvironmentFaultError, IntegrityError, SlideError, WsiExtractError
 from wsi_extract.model import Fault, FaultClass
@@ -23,6 +29,10 @@ ENVIRONMENT_ERRNOS = frozenset(
 
 ATTEMPTS = 2
 """A slide handle that failed once is useless; the second attempt has a fresh one."""
+
+PATIENCE_S = 2.0
+"""Work done in this process before other processes are started: about what starting them costs, so that a run never
+takes much longer than it would have taken with the better of the two choices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +66,20 @@ class Executor(Protocol):
     worker_memory_bytes: int
     """Memory each of them may use."""
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        """Run the tasks, taken from the iterable as there is room for them, and yield each result once."""
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
+        """Run the tasks, taken from the iterable as there is room for them, and yield each result once.
+
+        ``None`` among the tasks says that which task comes next depends on results still missing: the iterable is
+        asked again after the next result was yielded. It never stands where all results were yielded.
+        """
         ...
 
 
 class Progress(Protocol):
     """Shows how far a stage is, to a person or to nobody."""
 
-    def begin(self, stage: str, *, total: int, unit: str) -> None:
-        """Start a stage of ``total`` units."""
+    def begin(self, stage: str, *, total: int, unit: str, started_s: float | None = None) -> None:
+        """Start a stage of ``total`` units; it was begun at ``started_s`` of `time.monotonic` if not now."""
 
     def advance(self, n_units: int) -> None:
         """Note that units of the current stage are done."""
@@ -141,6 +155,11 @@ def attempt(task: Task, slides: SlideCache) -> TaskResult:
     return result
 
 
+def keep_to_one_thread() -> None:
+    """Let OpenCV compute in the thread that calls it: other cores have tasks of their own."""
+    cv2.setNumThreads(0)
+
+
 @dataclass(kw_only=True)
 class SerialExecutor:
     """Runs tasks one after the other in this process; no Dask, no pickling."""
@@ -149,7 +168,50 @@ class SerialExecutor:
     worker_memory_bytes: int
     n_workers: int = 1
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
         """Yield the result of each task as it is done, in order."""
         for task in tasks:
+            assert task is not None, "the tasks wait for a result, but all were yielded"
             yield attempt(task, self.slides)
+
+
+@dataclass(kw_only=True)
+class ElasticExecutor:
+    """Runs tasks in this process, and as soon as these have taken a while, what is left on a cluster started for it.
+
+    A small run is done before a cluster would be ready. A context manager: the cluster is closed at the end.
+    """
+
+    slides: SlideCache
+    n_workers: int
+    """Of the cluster; known before it starts, as is their memory, so that a run can be refused early."""
+    worker_memory_bytes: int
+    open_cluster: Callable[[], AbstractContextManager[Executor]]
+    patience_s: float = PATIENCE_S
+    _worked_s: float = field(default=0.0, init=False)
+    _cluster: Executor | None = field(default=None, init=False)
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
+        """Yield the result of each task as it is done."""
+        waiting = iter(tasks)
+        for task in waiting:
+            if self._cluster is None and self._worked_s >= self.patience_s:
+                self.slides.close()  # no slide is read in this process any more
+                self._cluster = self._stack.enter_context(self.open_cluster())
+            if self._cluster is not None:
+                yield from self._cluster.run(itertools.chain([task], waiting))
+                return
+            assert task is not None, "the tasks wait for a result, but all were yielded"
+            started_s = time.monotonic()
+            result = attempt(task, self.slides)
+            self._worked_s += time.monotonic() - started_s
+            yield result

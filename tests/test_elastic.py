@@ -1,0 +1,117 @@
+"""The executor that grows: in this process while there is little to do, on a cluster when there is more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from wsi_extract.slides import SlideCache
+from wsi_extract.tasks import ElasticExecutor, SerialExecutor, Task, TaskResult
+
+WORK_S = 0.01
+
+
+def work(item: object, slides: SlideCache) -> tuple[object, int]:
+    """Return the item, and which cache of slides, hence which process, it was given."""
+    time.sleep(WORK_S)
+    return item, id(slides)
+
+
+def tasks_for(n: int) -> list[Task]:
+    return [Task(stage="extract", slide_ordinal=0, slide_id="s", index=i, function=work, item=i) for i in range(n)]
+
+
+class Cluster:
+    """Stands for one: an executor with slides of its own, and a note of what became of it."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.slides = SlideCache()
+
+    @contextmanager
+    def open(self) -> Iterator[SerialExecutor]:
+        self.events.append("started")
+        try:
+            yield SerialExecutor(slides=self.slides, worker_memory_bytes=1)
+        except BaseException as error:
+            self.events.append(type(error).__name__)
+            raise
+        finally:
+            self.events.append("closed")
+
+    def count(self, results: Iterable[TaskResult]) -> int:
+        """How many of the results were made on it."""
+        return sum(isinstance(r.value, tuple) and r.value[1] == id(self.slides) for r in results)
+
+
+def elastic(cluster: Cluster, *, patience_s: float) -> ElasticExecutor:
+    return ElasticExecutor(
+        slides=SlideCache(), n_workers=8, worker_memory_bytes=7, open_cluster=cluster.open, patience_s=patience_s
+    )
+
+
+def test_a_small_job_starts_no_cluster() -> None:
+    cluster = Cluster()
+    with elastic(cluster, patience_s=60) as executor:
+        assert (executor.n_workers, executor.worker_memory_bytes) == (8, 7)
+        results = list(executor.run(tasks_for(5)))
+    assert [result.task.index for result in results] == list(range(5))
+    assert cluster.events == []
+
+
+def test_what_is_left_after_a_while_goes_to_a_cluster() -> None:
+    cluster = Cluster()
+    with elastic(cluster, patience_s=3 * WORK_S) as executor:
+        results = list(executor.run(tasks_for(10)))
+        assert [result.task.index for result in results] == list(range(10))
+        assert 10 - 3 <= cluster.count(results) < 10
+        assert cluster.count(executor.run(tasks_for(4))) == 4  # later stages begin there
+        assert cluster.events == ["started"]
+    assert cluster.events == ["started", "closed"]
+
+
+def test_work_of_earlier_stages_counts() -> None:
+    cluster = Cluster()
+    with elastic(cluster, patience_s=3 * WORK_S) as executor:
+        assert cluster.count(executor.run(tasks_for(4))) <= 1
+        assert cluster.count(executor.run(tasks_for(4))) == 4
+
+
+def test_no_cluster_is_started_when_nothing_is_left() -> None:
+    cluster = Cluster()
+    with elastic(cluster, patience_s=3 * WORK_S) as executor:
+        assert len(list(executor.run(tasks_for(3)))) == 3
+        assert list(executor.run([])) == []
+    assert cluster.events == []
+
+
+def test_a_failure_reaches_the_cluster() -> None:
+    """Its report must not be written, nor its slides closed, while tasks are still running."""
+
+    def interrupt(executor: ElasticExecutor) -> None:
+        with executor:
+            next(iter(executor.run(tasks_for(3))))
+            raise KeyboardInterrupt
+
+    cluster = Cluster()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(elastic(cluster, patience_s=0))
+    assert cluster.events == ["started", "KeyboardInterrupt", "closed"]
+
+
+def test_a_stream_that_waits_for_results_is_asked_again_after_each() -> None:
+    """The next task exists only once the one before is done, here and on the cluster."""
+    cluster, done = Cluster(), list[int]()
+
+    def stream() -> Iterator[Task]:
+        for number, task in enumerate(tasks_for(6)):
+            assert len(done) == number
+            yield task
+
+    with elastic(cluster, patience_s=3 * WORK_S) as executor:
+        for result in executor.run(stream()):
+            done.append(result.task.index)
+    assert done == list(range(6))
