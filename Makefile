@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+BENCH ?= $(HOME)/.cache/wsi_extract/bench
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.run            ## generate slides, extract them, audit the result
 	$(BIN)/python -m wsi_extract demo $(DEMO)
@@ -20,6 +21,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev           ## all benchmarks at their default size, then docs/performance.md; an hour or two
+	for each in extraction anchored stages scaling cost_model png_encoders stain; do \
+		$(BIN)/python -m benchmarks.$$each --out $(BENCH) || exit 1; \
+	done
+	slide=$$($(BIN)/python -m benchmarks.scanned_slides --out $(BENCH)/slides | cut -d, -f1) && \
+		$(BIN)/python -m benchmarks.peers --slide "$$slide" --out $(BENCH)
+	$(BIN)/python -m benchmarks.document --results $(BENCH)
 
 $(VENV)/.run: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
