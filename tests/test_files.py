@@ -164,13 +164,13 @@ def test_what_could_not_be_made_durable_is_an_error(tmp_path: Path, n_before: in
 
 
 def test_few_files_wait_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsi_extract.files.MAX_WAITING_FILES", 3)
+    monkeypatch.setattr("wsi_extract.files.MAX_WAITING_BATCHES", 2)
     n_open = n_open_files()
-    with open_batch() as batch:
+    with Synchroniser(n_threads=2, n_files=4) as synchroniser:
         for i in range(300):
-            batch.add(f"{tmp_path}/{i}", b"x")
-            assert n_open_files() <= n_open + 3 + 2 * 16  # waiting, being synchronised, being collected
-    assert len(names_in(tmp_path)) == 300
+            synchroniser.add(os.open(tmp_path / str(i), os.O_WRONLY | os.O_CREAT))
+            assert n_open_files() <= n_open + (2 + 2 + 1) * 4  # waiting, being synchronised, being collected
+    assert n_open_files() == n_open
 
 
 def test_what_others_wrote_is_committed_together(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from uuid import uuid4
 TEMPORARY_SUFFIX = ".partial"
 SYNC_THREADS = 16
 """The file system commits what waits together at once: 256 files take 0.05 s with 16 threads, 0.9 s one by one."""
-MAX_WAITING_FILES = 128
-"""Files of one writer that are open because they are not durable yet; the usual limit of a process is 1,024."""
+SYNC_BATCH = 16
+MAX_WAITING_BATCHES = 8
+"""Of one writer: their files are open because they are not durable yet; the usual limit of a process is 1,024."""
 
 
 def temporary_beside(path: Path) -> Path:
@@ -83,18 +84,23 @@ class Synchroniser:
     The threads live no longer than the ``with`` block, so that a later fork inherits none. When the block has ended
     all files are durable; when it raises, they are closed.
 
+    Files are handed over in batches, and a further thread starts only when batches wait: on a fast disk one thread is
+    enough, and every change of threads takes time from the writer; a slow disk commits at once what waits together.
+
     Parameters
     ----------
     n_threads
-        Files that are synchronised at a time. As many are collected before the threads are woken: a thread that
-        wakes for each file takes more of the writer's time than the file does.
+        The most batches that are synchronised at a time.
+    n_files
+        Of a batch.
     """
 
-    def __init__(self, *, n_threads: int = SYNC_THREADS) -> None:
+    def __init__(self, *, n_threads: int = SYNC_THREADS, n_files: int = SYNC_BATCH) -> None:
         self._n_threads = n_threads
+        self._n_files = n_files
         self._threads: list[Thread] = []
         self._collected: list[int] = []
-        self._waiting: SimpleQueue[int | None] = SimpleQueue()
+        self._waiting: SimpleQueue[list[int] | None] = SimpleQueue()
         self._errors: list[OSError] = []
 
     def __enter__(self) -> Self:
@@ -118,24 +124,28 @@ class Synchroniser:
             When a file that was added before could not be made durable.
         """
         self._collected.append(descriptor)
-        if len(self._collected) >= self._n_threads:
+        if len(self._collected) >= self._n_files:
             self._hand_over()
             self._raise_first()
 
     def _hand_over(self) -> None:
-        while self._collected:
-            descriptor = self._collected.pop()
-            if self._waiting.qsize() >= MAX_WAITING_FILES:  # a slow disk: what is written must not run away from it
-                self._synchronise(descriptor)
-                continue
-            self._waiting.put(descriptor)
-            if len(self._threads) < self._n_threads:
-                thread = Thread(target=self._work, name="synchroniser", daemon=True)
-                thread.start()
-                self._threads.append(thread)
+        batch, self._collected = self._collected, []
+        n_waiting = self._waiting.qsize()
+        if n_waiting >= MAX_WAITING_BATCHES:  # a slow disk: what is written must not run away from it
+            self._synchronise_all(batch)
+            return
+        self._waiting.put(batch)
+        if not self._threads or (n_waiting and len(self._threads) < self._n_threads):
+            thread = Thread(target=self._work, name="synchroniser", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def _work(self) -> None:
-        while (descriptor := self._waiting.get()) is not None:
+        while (batch := self._waiting.get()) is not None:
+            self._synchronise_all(batch)
+
+    def _synchronise_all(self, descriptors: Sequence[int]) -> None:
+        for descriptor in descriptors:
             self._synchronise(descriptor)
 
     def _synchronise(self, descriptor: int) -> None:

@@ -105,7 +105,7 @@ def open_shard(path: Path, *, n_chunks: int) -> Iterator[ShardWriter]:
     n_chunks
         Chunks the shard has room for. Those that are never added are absent.
     """
-    with atomic_writer(path) as stream, Synchroniser(n_threads=1) as synchroniser:
+    with atomic_writer(path) as stream, Synchroniser(n_threads=1, n_files=1) as synchroniser:
         yield ShardWriter(stream, n_chunks=n_chunks, synchroniser=synchroniser)
 
 
