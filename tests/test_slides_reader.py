@@ -15,14 +15,12 @@ from tests.helpers_jpeg_slides import (
     write_jpeg_slide,
 )
 from tests.helpers_slides import write_position_slide
-from wsi_extract import blocks
 from wsi_extract.arrays import RgbImage
 from wsi_extract.errors import SlideError
 from wsi_extract.model import SlideFile, SlideInfo
 from wsi_extract.opened_slide import OpenedSlide
 from wsi_extract.reading import ReaderChoice, ReaderMode
-from wsi_extract.slides import TILE_CACHE_BYTES, TILES_BESIDE_MASK_PX, SlideCache, choose_reader, read_overview
-from wsi_extract.tiled_jpeg import DIRECT_TILE_CACHE_BYTES
+from wsi_extract.slides import SlideCache, choose_reader, read_overview
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
 PYRAMID = JpegSlide(width_px=800, height_px=640, vendor="aperio", downsamples=(1, 2, 4))
@@ -232,11 +230,6 @@ def test_tiles_can_be_dropped_and_are_read_again(pyramid: SlideInfo) -> None:
         slide.drop_tiles()
         np.testing.assert_array_equal(slide.read_region(0, x_l0=0, y_l0=0, w_lv_px=500, h_lv_px=500), before)
         slides.get(pyramid).drop_tiles()  # harmless where there are none
-
-
-def test_the_memory_estimate_knows_the_caches() -> None:
-    assert (blocks.SLIDE_CACHE_BYTES, blocks.TILE_CACHE_BYTES) == (TILE_CACHE_BYTES, DIRECT_TILE_CACHE_BYTES)
-    assert blocks.TILES_BESIDE_MASK_PX == TILES_BESIDE_MASK_PX
 
 
 @pytest.mark.shared

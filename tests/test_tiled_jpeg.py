@@ -1,5 +1,7 @@
 """Slides of JPEG tiles in every way of storing them: found, decoded once, and equal to OpenSlide pixel by pixel."""
 
+import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +12,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.helpers_jpeg_slides import (
     PHOTOMETRIC,
@@ -25,6 +28,7 @@ from tests.helpers_jpeg_slides import (
 )
 from tests.helpers_slides import read_level
 from wsi_extract.arrays import RgbImage
+from wsi_extract.caches import MAX_DIRECT_TILE_BYTES
 from wsi_extract.errors import SlideError
 from wsi_extract.jpeg_tiles import find_jpeg_tiles
 from wsi_extract.model import SlideInfo
@@ -248,11 +252,31 @@ def test_a_file_that_ends_too_early_is_an_error(tmp_path: Path) -> None:
 def test_a_tile_of_another_size_is_an_error(tmp_path: Path) -> None:
     info = write_jpeg_slide(tmp_path / "s.tif", replace(PLAIN, tile_w_px=100))
     patch_tag(info.path, level=0, tag=TILE_WIDTH, value=112)
-    with opened(info) as reader, pytest.raises(SlideError, match="it has 100 x 96 px"):
+    with opened(info) as reader, pytest.raises(SlideError, match="it is YCbCr, 100 x 96 px"):
         region(reader, 0, 0, 96, 96)
     patch_tag(info.path, level=0, tag=TILE_WIDTH, value=99)
     found, reasons = find_jpeg_tiles(info.path, levels=info.levels, vendor="generic-tiff")
     assert (found, reasons) == ({}, {0: "it has 42 TileOffsets for 48 tiles"})
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_tile_of_other_colours_is_an_error(tmp_path: Path, mode: str) -> None:
+    info = write_jpeg_slide(tmp_path / "s.tif", PLAIN)
+    start, length = tile_place(info.path, tile=10)
+    target = io.BytesIO()
+    Image.new(mode, (96, 96)).save(target, format="jpeg", quality=20)
+    stream = target.getvalue()
+    assert len(stream) <= length
+    overwrite(info.path, at=start, data=stream)
+    patch_tag(info.path, level=0, tag=TILE_BYTE_COUNTS, value=len(stream), index=10)
+    with opened(info) as reader, pytest.raises(SlideError, match=r"tile 10 .* 96 x 96 px"):
+        region(reader, 150, 50, 96, 96)
+
+
+def test_tiles_that_fill_the_cache_are_left_to_openslide(tmp_path: Path) -> None:
+    side_px = 16 * math.ceil(math.sqrt(MAX_DIRECT_TILE_BYTES / 3) / 16) + 16
+    spec = JpegSlide(width_px=100, height_px=100, tile_w_px=side_px, tile_h_px=side_px)
+    assert "larger than 8 MB" in reason_of(write_jpeg_slide(tmp_path / "s.tif", spec), 0)
 
 
 def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsi_extract.arrays import FloatArray, IntArray
+from wsi_extract.caches import DIRECT_CACHE_BYTES, OPENSLIDE_CACHE_BYTES, TILES_BESIDE_MASK_PX
 from wsi_extract.geometry import Rect
 from wsi_extract.model import NO_ANCHOR, AnnotationTable, Block, OutputFrame, PatchTable, SlideInfo, SlidePlan, Split
 
@@ -24,18 +25,12 @@ MAX_BLOCK_BYTES = 96 * 2**20
 MIN_BLOCK_PATCHES = 128
 """Less is not worth the way to a worker, nor a wait for the disk."""
 BLOCKS_WANTED = 4
-"""Blocks a small slide is cut into, so that a many-core node is busy."""
+"""Blocks a slide of some hundred patches is cut into, so that a many-core node is busy."""
 WINDOW_SIDE_PX = 2048
 """Side of the largest window that several patches share; larger ones decode no less and cost cache."""
 
 BASE_WORKER_BYTES = 160 * 2**20
 """A worker that has nothing to do: interpreter, NumPy, OpenCV, OpenSlide, Dask; measured, with a margin."""
-SLIDE_CACHE_BYTES = 64 * 2**20
-"""Tiles that OpenSlide keeps decoded."""
-TILE_CACHE_BYTES = 128 * 2**20
-"""Tiles that the direct reader keeps decoded."""
-TILES_BESIDE_MASK_PX = 6_000_000
-"""Pixels of the largest overview beside which they are kept; they are dropped before the mask of a larger one."""
 MASK_BYTES_PER_PX = 21
 """Survey: RGB overview, smoothing, components, summed-area table; measured."""
 MAX_MASK_PX = 12_000_000
@@ -55,8 +50,8 @@ class Window:
 def patches_per_block(n_patches: int, *, patch_bytes: int) -> int:
     """Return how many patches a block of a slide holds: a power of two, whatever the number of workers.
 
-    At most `MAX_BLOCK_BYTES` of raw pixels; small plans are cut into about `BLOCKS_WANTED` blocks of at least
-    `MIN_BLOCK_PATCHES`.
+    At most `MAX_BLOCK_BYTES` of raw pixels; plans of less than `BLOCKS_WANTED` such blocks are cut into that many, of
+    at least `MIN_BLOCK_PATCHES` each.
 
     >>> patches_per_block(1_000, patch_bytes=256 * 256 * 3)
     256
@@ -181,6 +176,6 @@ def worker_bytes(frame: OutputFrame, *, overview_px: int) -> int:
     window_px = max(WINDOW_SIDE_PX, w_lv + 16) * max(WINDOW_SIDE_PX, h_lv + 16)
     patch_bytes = frame.patch_w_out_px * frame.patch_h_out_px * 3
     extraction = window_px * (4 + 4 + 3) + 8 * patch_bytes
-    beside_tiles = TILE_CACHE_BYTES + MASK_BYTES_PER_PX * min(overview_px, TILES_BESIDE_MASK_PX)
+    beside_tiles = DIRECT_CACHE_BYTES + MASK_BYTES_PER_PX * min(overview_px, TILES_BESIDE_MASK_PX)
     survey = max(beside_tiles, MASK_BYTES_PER_PX * min(overview_px, MAX_MASK_PX))
-    return math.ceil(BASE_WORKER_BYTES + SLIDE_CACHE_BYTES + max(TILE_CACHE_BYTES + extraction, survey))
+    return math.ceil(BASE_WORKER_BYTES + OPENSLIDE_CACHE_BYTES + max(DIRECT_CACHE_BYTES + extraction, survey))

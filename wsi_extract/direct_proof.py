@@ -17,7 +17,7 @@ from wsi_extract.jpeg_tiles import JpegTiles
 
 SIDE_PX = 64
 """Side of the regions: small ones, so that the decoding of their tiles is all they cost."""
-N_JUNCTIONS = 3
+N_JUNCTIONS = 5
 """Places where four tiles meet, drawn at random; the corners of the level come on top."""
 N_MISSING = 2
 """Missing tiles that are looked at, if there are any."""

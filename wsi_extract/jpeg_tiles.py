@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 
 from wsi_extract.arrays import IntArray
+from wsi_extract.caches import MAX_DIRECT_TILE_BYTES
 from wsi_extract.model import SlideLevel
 
 JPEG = 7
@@ -106,6 +107,9 @@ def _page_of(level: SlideLevel, pages: Sequence[tifffile.TiffPage]) -> tifffile.
     bits, channels = page.bitspersample, page.samplesperpixel
     if (channels, bits, page.planarconfig, page.imagedepth) != (3, 8, 1, 1):
         raise ValueError(f"it holds {channels} channels of {bits} bits, not 3 of 8 in one plane")
+    tile_bytes = page.tilewidth * page.tilelength * channels
+    if tile_bytes > MAX_DIRECT_TILE_BYTES:
+        raise ValueError(f"its tiles are larger than {MAX_DIRECT_TILE_BYTES / 1e6:.0f} MB")
     if page.photometric not in {RGB, YCBCR}:
         raise ValueError(f"its photometric interpretation is {page.photometric:d}, neither RGB nor YCbCr")
     return page

@@ -182,7 +182,7 @@ def read_chunks(slide: OpenedSlide, job: PixelJob) -> Iterator[tuple[int, RgbIma
     boxes_lv = _boxes_lv(places, job=job, size_wh=(level.width_px, level.height_px))
     for window, pixels in read_windows(slide, frame.level, boxes_lv.astype(np.float64)):
         rect = window.rect_lv
-        for index in sorted(window.rows):
+        for index in window.rows:
             x0, y0, x1, y1 = (boxes_lv[index] - (rect.x0, rect.y0, rect.x0, rect.y0)).tolist()
             row, column = places[index].tolist()
             yield row * CHUNKS_PER_SIDE + column, _whole_chunk(pixels[y0:y1, x0:x1])

@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 
 from wsi_extract.arrays import RgbImage
+from wsi_extract.caches import DIRECT_CACHE_BYTES, OPENSLIDE_CACHE_BYTES, TILES_BESIDE_MASK_PX
 from wsi_extract.direct_proof import SIDE_PX, find_difference
 from wsi_extract.errors import SlideError
 from wsi_extract.geometry import Rect, Scale
@@ -34,7 +35,7 @@ from wsi_extract.opened_slide import (
 from wsi_extract.reading import ReaderChoice, ReaderMode
 from wsi_extract.resolution import ResolutionOverride, choose_overview, objective_power_of, resolve_um_per_px
 from wsi_extract.slide_files import FoundSlides, find_slide_files, fingerprint_of
-from wsi_extract.tiled_jpeg import DIRECT_TILE_CACHE_BYTES, PixelMap, TileCache, TiledJpegReader
+from wsi_extract.tiled_jpeg import PixelMap, TileCache, TiledJpegReader
 
 __all__ = [
     "FoundSlides",
@@ -48,10 +49,6 @@ __all__ = [
     "read_overview",
 ]
 
-TILE_CACHE_BYTES = 64 * 2**20
-"""Decoded tiles kept per process; OpenSlide's own default is 32 MiB per open slide."""
-TILES_BESIDE_MASK_PX = 6_000_000
-"""Pixels of the largest overview whose mask is made without dropping the tiles that the direct reader keeps."""
 _BY_OPENSLIDE = ReaderChoice()
 _CHUNK_PX = 2048  # side of the parts an overview is read in: about 50 MB, and few tiles are cut by their edges
 
@@ -121,8 +118,8 @@ class SlideCache:
         self,
         *,
         max_open: int = 4,
-        tile_cache_bytes: int = TILE_CACHE_BYTES,
-        direct_tile_cache_bytes: int = DIRECT_TILE_CACHE_BYTES,
+        tile_cache_bytes: int = OPENSLIDE_CACHE_BYTES,
+        direct_tile_cache_bytes: int = DIRECT_CACHE_BYTES,
     ) -> None:
         if max_open < 1:
             raise ValueError(f"at least one slide must be open, got {max_open}")
@@ -174,9 +171,10 @@ class SlideCache:
             self._open.pop(key).close()
 
     def close(self) -> None:
-        """Close every slide."""
+        """Close every slide, and forget its tiles."""
         while self._open:
             self._open.popitem()[1].close()
+        self._direct_tiles.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -16,15 +16,17 @@ import numpy as np
 import simplejpeg
 
 from wsi_extract.arrays import RgbImage
+from wsi_extract.caches import DIRECT_CACHE_BYTES
 from wsi_extract.errors import SlideError
 from wsi_extract.jpeg_tiles import APP0, APP14, SOI, JpegTiles, segments_before_scan
 
 PixelMap: TypeAlias = Callable[[RgbImage], RgbImage]
 """Changes colours pixel by pixel: (H, W, 3) uint8 -> the same shape, as a new array. Hashable."""
 
-DIRECT_TILE_CACHE_BYTES = 128 * 2**20
-"""Decoded tiles kept per process: those under the largest block of patches, so that none is decoded twice for it."""
-_REMEDY_DAMAGED = "The file is damaged or incomplete: replace it, or leave it out."
+_REMEDY_DAMAGED = (
+    "The file is damaged or incomplete: replace it, or leave it out. If OpenSlide shows the place as it should be, "
+    "--reader openslide reads it."
+)
 
 
 class TileCache:
@@ -33,7 +35,7 @@ class TileCache:
     The arrays of dropped tiles are used again, because fresh memory costs as much as half the decoding of a tile.
     """
 
-    def __init__(self, n_bytes: int = DIRECT_TILE_CACHE_BYTES) -> None:
+    def __init__(self, n_bytes: int = DIRECT_CACHE_BYTES) -> None:
         self._n_bytes = n_bytes
         self._n_bytes_used = 0
         self._tiles: OrderedDict[int, RgbImage] = OrderedDict()
@@ -157,13 +159,14 @@ class TiledJpegReader:
         tile = self._cache.empty_tile(shape)
         try:
             stream = self._read_stream(tiles, index)
-            decoded = simplejpeg.decode_jpeg(
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(stream)
+            if (height, width) != shape[:2] or colours not in {"YCbCr", "RGB"}:
+                raise ValueError(f"it is {colours}, {width} x {height} px")
+            simplejpeg.decode_jpeg(
                 stream, colorspace="RGB", fastdct=False, fastupsample=False, buffer=tile, strict=True
             )
         except (ValueError, OSError) as error:
             self._refuse(level, index, str(error))
-        if decoded.shape != shape:
-            self._refuse(level, index, f"it has {decoded.shape[1]} x {decoded.shape[0]} px")
         self.n_decoded += 1
         if self._pixel_map is not None:
             tile = self._pixel_map(tile)
