@@ -8,12 +8,12 @@ nothing else; what finds their places is not counted against it.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.discarding import discard
 from benchmarks.jobs import Job, scratch_folder
 from benchmarks.patch_list import check_same_patches, patches_of, write_patch_list
 from benchmarks.processes import ProcessCost, run_measured
@@ -77,12 +77,12 @@ def compare_anchored(slides: Path, *, patches_per_slide: int, n_rounds: int, scr
 
     def ours() -> ProcessCost:
         cost = run_ours()
-        shutil.rmtree(out)
+        discard(out)
         return cost
 
     def script() -> ProcessCost:
         cost = run_naive(patch_list, folder=naive)
-        shutil.rmtree(naive)
+        discard(naive)
         return cost
 
     run_ours()
@@ -90,8 +90,8 @@ def compare_anchored(slides: Path, *, patches_per_slide: int, n_rounds: int, scr
     write_patch_list(patch_list, patches)
     run_naive(patch_list, folder=naive)
     check_same_patches(out, naive, n_compared=N_COMPARED, seed=0, store=Store.PNG.value)
-    shutil.rmtree(out)
-    shutil.rmtree(naive)
+    discard(out)
+    discard(naive)
     rounds = run_rounds({_OURS: ours, _NAIVE: script}, n_rounds=n_rounds, seed=0)
     return AnchoredComparison(
         n_slides=len(patches.slides), n_patches=len(patches), ours=rounds[_OURS], naive=rounds[_NAIVE]

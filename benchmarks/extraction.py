@@ -8,13 +8,13 @@ survey, labels and documents count. Before the rounds each contender runs once, 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks.discarding import discard
 from benchmarks.extraction_report import Comparison, JobFigures, result_of
 from benchmarks.jobs import Job, scratch_folder
 from benchmarks.limit import ZSTD, Limit, encoders, read_limit
@@ -173,8 +173,8 @@ def _prepare(
         for store in setup.stores:
             check_same_patches(out, naive, n_compared=N_COMPARED, seed=0, store=store.value)
         n_bytes[_key(setup.name, overlap)] = pixel_bytes(out)
-        shutil.rmtree(out)
-    shutil.rmtree(naive)
+        discard(out)
+    discard(naive)
     assert patches is not None, "there is a setup"
     return patches
 
@@ -192,7 +192,7 @@ def pixel_bytes(output_dir: Path) -> int:
 def _naive(patch_list: Path, *, scratch: Path) -> Contender:
     def work() -> ProcessCost:
         cost = run_naive(patch_list, folder=scratch / "naive")
-        shutil.rmtree(scratch / "naive")
+        discard(scratch / "naive")
         return cost
 
     return work
@@ -211,7 +211,7 @@ def _job(bench: _Bench, setup: Setup, *, overlap: float) -> Contender:
     def work() -> ProcessCost:
         cost = bench.run(setup, overlap=overlap, out=bench.scratch / "out")
         if setup is not START:
-            shutil.rmtree(bench.scratch / "out")
+            discard(bench.scratch / "out")
         return cost
 
     return work

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.caches import folder_bytes
+from benchmarks.discarding import discard
 from benchmarks.processes import ProcessCost, run_measured
 from benchmarks.scanned_slides import DEFAULT_HEIGHT_PX, DEFAULT_WIDTH_PX, default_folder
 from wsi_extract.arrays import IntArray
@@ -147,12 +147,12 @@ def run_job(job: Job, *, scratch: Path, tile_px: int, cores: Collection[int] | N
         When the job fails.
     """
     output_dir = scratch / "out"
-    shutil.rmtree(output_dir, ignore_errors=True)
+    discard(output_dir)
     process = run_measured(job.command(output_dir), cores=cores)
     try:
         return cost_of_output(output_dir, process=process, tile_px=tile_px, n_workers=job.n_workers)
     finally:
-        shutil.rmtree(output_dir)
+        discard(output_dir)
 
 
 def cost_of_output(output_dir: Path, *, process: ProcessCost, tile_px: int, n_workers: int) -> JobCost:

@@ -80,6 +80,8 @@ class ProcessCost:
 def run_measured(command: Sequence[str], *, cores: Collection[int] | None = None) -> ProcessCost:
     """Run a command to its end and return what it cost.
 
+    Python may keep what it compiled, as it does for users: else every start would compile all sources anew.
+
     Parameters
     ----------
     cores
@@ -93,7 +95,13 @@ def run_measured(command: Sequence[str], *, cores: Collection[int] | None = None
     with TemporaryFile() as printed:
         start_s, start, busy_s = time.time(), time.perf_counter(), _machine_busy_s()
         with _pinned(cores):
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+            )
         with _watched(process.pid) as watch:
             _, status, usage = os.wait4(process.pid, 0)
             wall_s, busy_s = time.perf_counter() - start, _machine_busy_s() - busy_s

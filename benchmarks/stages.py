@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from benchmarks import sampled_run
 from benchmarks.charts import stacked_bars_svg
+from benchmarks.discarding import discard
 from benchmarks.jobs import GRID, HALF_OVERLAP, NO_OVERLAP, Job, benchmark_parser, disturbance, scratch_folder
 from benchmarks.processes import ProcessCost, run_measured
 from benchmarks.report import environment_line
@@ -69,7 +69,7 @@ def sample_job(job: Job, *, scratch: Path, core: int) -> StageRun:
     if job.n_workers:
         raise ValueError(f"only serial jobs can be looked at, {job.name} has {job.n_workers} workers")
     output_dir, samples = scratch / "out", scratch / "samples.json"
-    shutil.rmtree(output_dir, ignore_errors=True)
+    discard(output_dir)
     arguments = job.command(output_dir)[2:]
     command = (sys.executable, sampled_run.__file__, str(samples), "--", *arguments)
     cost = run_measured(command, cores=[core])
@@ -77,7 +77,7 @@ def sample_job(job: Job, *, scratch: Path, core: int) -> StageRun:
         n_patches = len(read_index(output_dir, Split.TRAIN))
         return StageRun(n_patches=n_patches, process=cost, times=sum_stages(json.loads(samples.read_bytes())))
     finally:
-        shutil.rmtree(output_dir)
+        discard(output_dir)
 
 
 def compare_stages(jobs: Sequence[Job], *, scratch: Path, n_rounds: int, seed: int) -> dict[str, list[StageRun]]:

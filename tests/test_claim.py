@@ -63,6 +63,23 @@ def test_another_run_is_refused_with_what_changed(tmp_path: Path, changes: dict[
     assert json.loads(run_path(tmp_path).read_bytes()) == describe()
 
 
+TARGET = {"method": "macenko", "name": "a.png", "values": [1.0, 2.0]}
+
+
+@pytest.mark.parametrize("other", [None, {**TARGET, "values": [1.0, 3.0]}], ids=["none", "values"])
+def test_another_stain_target_is_refused(tmp_path: Path, other: dict[str, Any] | None) -> None:
+    claim_folder(tmp_path, description=describe(stain_target=TARGET), fresh=False)
+    with pytest.raises(IntegrityError, match="stain_target"):
+        claim_folder(tmp_path, description=describe(stain_target=other), fresh=False)
+
+
+def test_a_renamed_picture_is_the_same_stain_target(tmp_path: Path) -> None:
+    claim_folder(tmp_path, description=describe(stain_target=TARGET), fresh=False)
+    renamed = describe(stain_target={**TARGET, "name": "b.png"})
+    claim_folder(tmp_path, description=renamed, fresh=False)
+    assert json.loads(run_path(tmp_path).read_bytes()) == renamed
+
+
 def test_a_further_slide_that_moves_no_other_is_welcome(tmp_path: Path) -> None:
     claim_folder(tmp_path, description=describe(), fresh=False)
     more = describe(slides={**describe()["slides"], "s3": {"fingerprint": "f3", "splits": ["train"]}})

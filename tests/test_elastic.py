@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import pytest
 
 from wsi_extract.slides import SlideCache
-from wsi_extract.tasks import ElasticExecutor, SerialExecutor, Task, TaskResult
+from wsi_extract.tasks import ElasticExecutor, SerialExecutor, Task, TaskResult, n_workers_used
 
 WORK_S = 0.01
+N_WORKERS = 8
 
 
 def work(item: object, slides: SlideCache) -> tuple[object, int]:
@@ -35,7 +36,7 @@ class Cluster:
     def open(self) -> Iterator[SerialExecutor]:
         self.events.append("started")
         try:
-            yield SerialExecutor(slides=self.slides, worker_memory_bytes=1)
+            yield SerialExecutor(slides=self.slides, worker_memory_bytes=1, n_workers=N_WORKERS)
         except BaseException as error:
             self.events.append(type(error).__name__)
             raise
@@ -49,15 +50,20 @@ class Cluster:
 
 def elastic(cluster: Cluster, *, patience_s: float) -> ElasticExecutor:
     return ElasticExecutor(
-        slides=SlideCache(), n_workers=8, worker_memory_bytes=7, open_cluster=cluster.open, patience_s=patience_s
+        slides=SlideCache(),
+        n_workers=N_WORKERS,
+        worker_memory_bytes=7,
+        open_cluster=cluster.open,
+        patience_s=patience_s,
     )
 
 
 def test_a_small_job_starts_no_cluster() -> None:
     cluster = Cluster()
     with elastic(cluster, patience_s=60) as executor:
-        assert (executor.n_workers, executor.worker_memory_bytes) == (8, 7)
+        assert (executor.n_workers, executor.worker_memory_bytes) == (N_WORKERS, 7)
         results = list(executor.run(tasks_for(5)))
+        assert n_workers_used(executor) == 1
     assert [result.task.index for result in results] == list(range(5))
     assert cluster.events == []
 
@@ -70,6 +76,7 @@ def test_what_is_left_after_a_while_goes_to_a_cluster() -> None:
         assert 10 - 3 <= cluster.count(results) < 10
         assert cluster.count(executor.run(tasks_for(4))) == 4  # later stages begin there
         assert cluster.events == ["started"]
+        assert n_workers_used(executor) == N_WORKERS
     assert cluster.events == ["started", "closed"]
 
 

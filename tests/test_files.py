@@ -163,6 +163,43 @@ def test_what_could_not_be_made_durable_is_an_error(tmp_path: Path, n_before: in
     assert (n_open_files(), n_synchronisers()) == (n_open, 0)
 
 
+@pytest.mark.parametrize("n_granted", [0, 1, 3])
+def test_the_writer_synchronises_itself_where_no_thread_is_granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_granted: int
+) -> None:
+    started = list[threading.Thread]()
+
+    class ScarceThread(threading.Thread):
+        def start(self) -> None:
+            if len(started) >= n_granted:
+                raise RuntimeError("can't start new thread")
+            started.append(self)
+            super().start()
+
+    monkeypatch.setattr("wsi_extract.files.Thread", ScarceThread)
+    n_open = n_open_files()
+    with open_batch() as batch:
+        for i in range(400):
+            batch.add(f"{tmp_path}/{i}", b"x")
+    assert len(names_in(tmp_path)) == 400
+    assert not any(is_temporary(name) for name in names_in(tmp_path))
+    assert (n_open_files(), n_synchronisers()) == (n_open, 0)
+
+
+def test_a_file_that_cannot_be_closed_is_an_error_and_the_others_are_closed() -> None:
+    n_open = n_open_files()
+
+    def run() -> None:
+        with Synchroniser(n_threads=1, n_files=1) as synchroniser:
+            synchroniser.add(10**6)  # no file has this number
+            for _ in range(3):
+                synchroniser.add(unsynchronisable())
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        run()
+    assert (n_open_files(), n_synchronisers()) == (n_open, 0)
+
+
 def test_few_files_wait_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsi_extract.files.MAX_WAITING_BATCHES", 2)
     n_open = n_open_files()

@@ -83,6 +83,17 @@ def test_a_small_job_starts_no_cluster(inputs: Inputs, tmp_path: Path, capsys: p
     assert "dashboard" not in output
 
 
+def test_the_manifest_tells_how_many_processes_worked(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "n_cores", lambda: 2)
+    monkeypatch.setattr(ElasticExecutor.__init__, "__kwdefaults__", {"patience_s": 600.0})
+    code, output, _ = run_main(*job(inputs, tmp_path / "out"), capsys=capsys)
+    assert code == 0
+    assert "dashboard" not in output
+    assert read_manifest(tmp_path / "out")["run"]["n_workers"] == 1
+
+
 @pytest.mark.xdist_group("dask")
 def test_a_job_that_takes_a_while_gets_a_cluster(
     inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, wait
 
 from wsi_extract import bundles
 from wsi_extract.errors import EnvironmentFaultError, SlideError
 from wsi_extract.model import FaultClass
-from wsi_extract.schedule import WINDOW_PER_THREAD, DaskExecutor, dask_executor, existing_cluster, local_cluster
+from wsi_extract.schedule import (
+    WINDOW_PER_THREAD,
+    DaskExecutor,
+    _results_of,
+    dask_executor,
+    existing_cluster,
+    local_cluster,
+)
 from wsi_extract.slides import SlideCache
 from wsi_extract.tasks import Task
 
@@ -230,6 +237,26 @@ def test_a_bundle_that_kills_its_workers_costs_only_the_task_that_did(monkeypatc
     (fault,) = [result.fault for result in results if result.fault is not None]
     assert fault.fault_class is FaultClass.WORKER
     assert "block 7" in fault.message
+
+
+def test_a_result_that_died_with_its_worker_is_made_again() -> None:
+    """It may die after the driver heard of it, and before the driver has fetched it."""
+    with (
+        local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
+        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
+    ):
+        bundler = bundles.Bundler(tasks_for(double, 1), n_workers=1)
+        bundle = bundler.next(n_in_flight=0)
+        future = executor._submit(bundle)
+        wait(future)
+        (pid,) = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        while future.status == "finished":
+            time.sleep(0.005)
+        (result,) = _results_of(future, bundle, bundler)
+    assert result.fault is None
+    assert isinstance(result.value, tuple)
+    assert result.value[1] != pid
 
 
 def test_a_task_that_kills_its_workers_becomes_a_fault() -> None:

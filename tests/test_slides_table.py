@@ -15,7 +15,7 @@ from tests.test_coco import two_blocks
 from wsi_extract.layout import SLIDES_TABLE
 from wsi_extract.plans import SurveyRecord
 from wsi_extract.reading import ReaderChoice, StainNorm
-from wsi_extract.slides_table import CSV_COLUMNS, SlideSums, facts_of_survey, slides_csv, summed
+from wsi_extract.slides_table import CSV_COLUMNS, SlideSums, describe_kept_stains, facts_of_survey, slides_csv, summed
 from wsi_extract.stain import StainTransform
 
 FACTS_OF_READING = ("reader", "reader_reason", "stain", "stain_reason")
@@ -67,6 +67,14 @@ def test_the_stain_is_named_or_the_reason_why_it_stayed_as_it_was() -> None:
     unchanged = StainTransform(method=StainNorm.MACENKO, affine=(1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0))
     normalised = facts_of_survey(survey(stain=unchanged), level=0)
     assert (normalised["stain"], normalised["stain_reason"]) == ("macenko", "")
+
+
+def test_only_the_first_of_many_slides_that_keep_their_stain_are_named() -> None:
+    lines = describe_kept_stains([survey(stain_reason="too pale")] * 7 + [survey()])
+    assert lines[:2] == ["7 of 8 slides keep their own stain:", "  slide s1: too pale"]
+    assert lines[-1] == "  and 2 more; slides.csv lists all"
+    assert len(lines) == 7
+    assert describe_kept_stains([survey()]) == []
 
 
 def test_sums_are_those_of_the_records_and_the_records_pass_unchanged() -> None:

@@ -16,6 +16,8 @@ from wsi_extract.stain import StainEstimate, StainTarget, default_target, estima
 from wsi_extract.stain.macenko import angle_deg, measure_vectors
 from wsi_extract.stain.profile import PixelArray
 from wsi_extract.stain.reinhard import measure_statistics
+from wsi_extract.synthetic import HeSlideSpec, compose_scene
+from wsi_extract.synthetic.bands import draw_band
 
 METHODS = (StainNorm.MACENKO, StainNorm.REINHARD)
 both = pytest.mark.parametrize("method", METHODS)
@@ -106,6 +108,43 @@ def test_glass_between_the_tissue_changes_nothing(method: StainNorm) -> None:
     assert estimate(np.concatenate([glass, pixels]), method) == estimate(pixels, method)
 
 
+def with_ink(share: float) -> PixelArray:
+    pixels = stained_pixels(20_000, amounts=(1.5, 1.5))
+    pixels[: int(share * len(pixels))] = (20, 160, 60)
+    return pixels
+
+
+RUIFROK = ((0.65, 0.704, 0.286), (0.072, 0.990, 0.105))
+HISTOMICSTK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
+VETA = ((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581))
+
+
+@both
+@pytest.mark.parametrize("vectors", [RUIFROK, HISTOMICSTK, VETA], ids=["Ruifrok", "HistomicsTK", "Veta"])
+@pytest.mark.parametrize("amount", [0.7, 1.0, 1.2])
+def test_published_stains_are_safe(
+    method: StainNorm, vectors: tuple[tuple[float, float, float], tuple[float, float, float]], amount: float
+) -> None:
+    haematoxylin, eosin = vectors
+    amounts = (1.5 * amount, 1.2 * amount)
+    pixels = stained_pixels(20_000, haematoxylin=haematoxylin, eosin=eosin, amounts=amounts, grain=2)
+    assert estimate(pixels, method).reason == ""
+
+
+@both
+@pytest.mark.parametrize("strength", [(0.7, 0.7), (2.0, 2.0), (0.4, 1.0), (2.0, 1.0), (0.4, 2.0)], ids=str)
+def test_generated_slides_are_safe_however_strong_their_stain(method: StainNorm, strength: tuple[float, float]) -> None:
+    spec = HeSlideSpec(width_px=480, height_px=960, seed=3, tissue_share=0.8, stain_strength=strength)
+    pixels = draw_band(compose_scene(spec), 0).reshape(-1, 3)
+    assert estimate(pixels[::4], method).reason == ""
+
+
+@pytest.mark.parametrize("strength", [(0.4, 0.4), (1.0, 0.4), (2.0, 0.4)], ids=str)
+def test_macenko_takes_pale_eosin(strength: tuple[float, float]) -> None:
+    spec = HeSlideSpec(width_px=480, height_px=960, seed=3, tissue_share=0.8, stain_strength=strength)
+    assert estimate(draw_band(compose_scene(spec), 0).reshape(-1, 3)[::4], StainNorm.MACENKO).reason == ""
+
+
 # Each row: what the pixels are, for which method, and what the reason speaks of.
 UNSAFE = [
     ("nothing", np.empty((0, 3), dtype=np.uint8), METHODS, "0 of 0 sampled pixels"),
@@ -117,7 +156,13 @@ UNSAFE = [
     ("eosin", stained_pixels(20_000, amounts=(0, 2)), (StainNorm.MACENKO,), "one stain only"),
     ("grey", grey_noise((120, 120, 120), spread=4, common=30), (StainNorm.MACENKO,), "cannot be told apart"),
     ("green ink", grey_noise((50, 170, 80), spread=20), METHODS, "ink"),
-    ("any colour", grey_noise((128, 128, 128), spread=200), (StainNorm.MACENKO,), "brighten|degrees away"),
+    ("grain", grey_noise((120, 120, 120), spread=15, common=45), METHODS, "degrees away|grain|ink|colourless"),
+    ("any colour", grey_noise((128, 128, 128), spread=200), METHODS, "brighten|degrees away|ink"),
+    ("brown", stained_pixels(20_000, amounts=(1, 1), eosin=(0.27, 0.57, 0.78)), (StainNorm.MACENKO,), "DAB"),
+    ("haematoxylin with grain", stained_pixels(20_000, amounts=(1, 0), grain=6), (StainNorm.MACENKO,), "eosin"),
+    ("clean eosin", stained_pixels(20_000, amounts=(0, 2)), (StainNorm.REINHARD,), "one stain only"),
+    ("nearly black", stained_pixels(20_000, amounts=(20, 20), grain=3), METHODS, "black in some channel|yellow-blue"),
+    ("some green ink", with_ink(0.1), METHODS, "ink"),
     ("black", np.zeros((20_000, 3), dtype=np.uint8), (StainNorm.MACENKO,), "cannot be told apart"),
     ("pale", stained_pixels(500_000, amounts=(0.2, 0.2)), METHODS, "too little stained tissue|brightness"),
 ]

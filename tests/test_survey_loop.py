@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from wsi_extract.disk_room import DiskRoom
 from wsi_extract.errors import EnvironmentFaultError, InputError
 from wsi_extract.model import Fault, FaultClass
 from wsi_extract.slides import SlideCache
+from wsi_extract.survey_loop import SurveyLoop
 from wsi_extract.tasks import Task, TaskResult, attempt
 
 
@@ -144,6 +146,58 @@ def test_no_block_is_handed_out_that_the_disk_has_no_room_for(
             extract(inputs, tmp_path / "out", executor=executor)
     assert executor.n_before_last_survey == 0
     assert not list((tmp_path / "out").glob("*2017"))
+
+
+@dataclass(kw_only=True)
+class EagerExecutor:
+    """Ends the first survey before all others, and a further one after each block."""
+
+    slides: SlideCache
+    n_workers: int = 2
+    worker_memory_bytes: int = MEMORY_BYTES
+    stages: list[str] = field(default_factory=list)
+    """Of the tasks, as they were done."""
+
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
+        held = deque[Task]()
+        for task in tasks:
+            if task is not None and task.stage == "survey" and task.slide_ordinal > 0:
+                held.append(task)
+                continue
+            if task is not None:
+                yield self.finish(task)
+            if held and (task is None or task.stage != "survey"):
+                yield self.finish(held.popleft())
+
+    def finish(self, task: Task) -> TaskResult:
+        self.stages.append(task.stage)
+        return attempt(task, self.slides)
+
+
+def test_blocks_of_a_slide_stop_when_the_next_plan_shows_that_the_disk_is_too_small(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = DiskRoom(output_dir=tmp_path, written_bytes=0, free_bytes=1_000_000)  # of a slide, not of two
+    monkeypatch.setattr(DiskRoom, "measure", lambda _folder: room)
+    with SlideCache() as slides:
+        executor = EagerExecutor(slides=slides)
+        with pytest.raises(EnvironmentFaultError, match="the patches need about"):
+            extract(inputs, tmp_path / "out", executor=executor)
+    extracting = [stage for stage in executor.stages if stage in {"survey", "extract"}]
+    assert extracting == ["survey", "extract", "survey", "survey", "survey"]
+
+
+def test_blocks_that_were_held_back_for_room_are_done_in_the_end(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slide in the middle of which blocks were held back misses none, and does none twice."""
+    monkeypatch.setattr(SurveyLoop, "has_room", property(lambda surveys: len(surveys.surveys) % 2))
+    extract(inputs, tmp_path / "serial")
+    with SlideCache() as slides:
+        executor = EagerExecutor(slides=slides)
+        extract(inputs, tmp_path / "eager", executor=executor)
+    assert executor.stages.count("extract") == len(list((tmp_path / "serial").glob("**/records/*/*.json")))
+    assert content_of(tmp_path / "eager") == content_of(tmp_path / "serial")
 
 
 def test_a_run_that_yields_nothing_is_refused_whatever_the_order(inputs: Inputs, tmp_path: Path) -> None:

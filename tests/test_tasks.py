@@ -65,6 +65,7 @@ CASES = [
     pytest.param(os_error(errno.EROFS), FaultClass.ENVIRONMENT, "same command", id="read-only"),
     pytest.param(os_error(errno.EACCES), FaultClass.ENVIRONMENT, "same command", id="no permission"),
     pytest.param(os_error(errno.EMFILE), FaultClass.ENVIRONMENT, "same command", id="too many files"),
+    pytest.param(RuntimeError("can't start new thread"), FaultClass.ENVIRONMENT, "same command", id="too many threads"),
     pytest.param(os_error(errno.EIO), FaultClass.SLIDE, "", id="a read error"),
     pytest.param(EnvironmentFaultError("No workers.", "Start some."), FaultClass.ENVIRONMENT, "Start some.", id="ours"),
     pytest.param(EnvironmentFaultError("No workers."), FaultClass.ENVIRONMENT, "same command", id="ours, no remedy"),

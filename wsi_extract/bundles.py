@@ -31,18 +31,23 @@ class Bundler:
     def __init__(self, tasks: Iterable[Task | None], *, n_workers: int) -> None:
         self._waiting = iter(tasks)
         self._n_workers = n_workers
-        self._alone: deque[Task] = deque()
+        self._suspects: deque[Task] = deque()
+        self.is_on_trial = False
+        """Whether the bundle handed out last is a suspect, hence alone on all workers."""
         self._worked_s = 0.0
         self._task_s: dict[str, float] = {}
         """How long a task of each stage took of late."""
 
-    def next(self) -> Bundle:
-        """Return the tasks that go to a worker next, none when the stream has none now.
+    def next(self, *, n_in_flight: int) -> Bundle:
+        """Return the tasks that go to a worker next, none when the stream has none now, or a suspect is to be alone.
 
         The last may be of another stage than the first: which stage it is of shows only once it was taken.
         """
-        if self._alone:
-            return (self._alone.popleft(),)
+        if n_in_flight and (self._suspects or self.is_on_trial):
+            return ()
+        self.is_on_trial = bool(self._suspects)
+        if self._suspects:
+            return (self._suspects.popleft(),)
         bundle: list[Task] = []
         for task in self._waiting:
             if task is None:
@@ -59,12 +64,15 @@ class Bundler:
         wanted_s = min(BUNDLE_S, TAIL_SHARE * self._worked_s / self._n_workers)
         return max(1, min(MAX_TASKS, math.ceil(wanted_s / max(task_s, BUNDLE_S / MAX_TASKS))))
 
-    def learn(self, bundle: Bundle, *, seconds: float) -> None:
+    def learn(self, bundle: Bundle, *, worked_s: float) -> None:
         """Note how long a worker took for a bundle."""
-        stage, task_s = bundle[0].stage, seconds / len(bundle)
-        self._worked_s += seconds
+        stage, task_s = bundle[0].stage, worked_s / len(bundle)
+        self._worked_s += worked_s
         self._task_s[stage] = (self._task_s.get(stage, task_s) + task_s) / 2
 
     def put_back(self, bundle: Bundle) -> None:
-        """Let each task go alone the next time: one of them killed its worker, the others are innocent."""
-        self._alone.extend(bundle)
+        """Let each task go the next time while no other is in flight: some are innocent of the death of a worker.
+
+        The scheduler counts a death against every task that waited at the worker, whichever of them it ran.
+        """
+        self._suspects.extend(bundle)

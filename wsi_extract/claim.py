@@ -22,7 +22,8 @@ def claim_folder(
     Parameters
     ----------
     description
-        ``settings`` and ``annotations`` of the run, and ``slides``: for each slide id what its patches depend on.
+        ``settings``, ``annotations`` and ``stain_target`` of the run, and ``slides``: for each slide id
+        what its patches depend on.
     failed
         Ids of slides that cannot be read this time: what is known of them is kept for when they can.
     fresh
@@ -130,8 +131,8 @@ def _present(output_dir: Path) -> list[str]:
 
 def _refuse_changes(output_dir: Path, *, known: Mapping[str, Any], description: Mapping[str, Any]) -> None:
     changes = []
-    for section in ("program", "libraries", "annotations", "settings"):
-        old, new = known.get(section), description[section]
+    for section in ("program", "libraries", "annotations", "settings", "stain_target"):
+        old, new = (_without_name(document.get(section)) for document in (known, description))
         if isinstance(old, dict) and isinstance(new, dict):
             changes += [
                 f"{section}.{key}: was {old.get(key)!r}, now {new.get(key)!r}"
@@ -153,6 +154,11 @@ def _refuse_changes(output_dir: Path, *, known: Mapping[str, Any], description: 
             f"{output_dir} holds the output of another run:\n{listing}{more}\n",
             "Choose another --output_dir, or start over with --fresh.",
         )
+
+
+def _without_name(section: object) -> object:
+    """Return a section without the name of the stain target, which is for people: a picture may be renamed."""
+    return {key: value for key, value in section.items() if key != "name"} if isinstance(section, dict) else section
 
 
 def _delete(path: Path) -> None:

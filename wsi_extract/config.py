@@ -157,7 +157,7 @@ class RunConfig(BaseModel):
     store: Store = Field(Store.PNG, description="how patches are written")
     png_encoder: PngEncoder | None = Field(
         None,
-        description="compression of PNG files: isal (default), fpng (fastest, a fifth larger), opencv",
+        description="compression of PNG files (png, both): isal (default), fpng (fastest, a fifth larger), opencv",
     )
     codec: CodecName | None = Field(
         None,

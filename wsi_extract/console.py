@@ -16,6 +16,7 @@ from wsi_extract.extraction import RunPlan
 from wsi_extract.finish import Finished, describe_shortfall
 from wsi_extract.gather import Inputs, SlideStatus
 from wsi_extract.model import Fault, PatchKind, Role, Split
+from wsi_extract.slides_table import describe_kept_stains
 from wsi_extract.storage import CodecName, Store
 from wsi_extract.stores.zarr_json import PIXEL_CHUNK_PX
 from wsi_extract.targets import CATEGORY_NAMES
@@ -190,6 +191,8 @@ class ConsoleReporter:
             for account in record.accounts:
                 if account.missing_reason:
                     self.console.print(f"slide {record.slide_id}, {describe_shortfall(account)}")
+        for line in describe_kept_stains(list(plan.surveys.values())):
+            self.console.print(Text(line, style="yellow"))
         self.console.print(
             f"{self._describe_store(plan)}, about {plan.n_bytes / 1e6:,.0f} MB; "
             f"memory per worker at most about {plan.worker_bytes / 1e6:,.0f} MB"

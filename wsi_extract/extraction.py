@@ -102,6 +102,8 @@ class ExtractionLoop:
         )
         self._ordinals = {entry.file.slide_id: ordinal for ordinal, entry in enumerate(inputs.entries)}
         self._waiting: deque[SurveyRecord] = deque()
+        self._begun: Iterator[Task] = iter(())
+        """The blocks that are left of the slide begun last."""
         self._kept: dict[str, int] = {}
         self._early: list[TaskResult] = []
         self._started_s: float | None = None
@@ -119,12 +121,18 @@ class ExtractionLoop:
     def tasks(self) -> Iterator[Task]:
         """Yield the blocks that are not done of the slides added so far; a slide that failed yields no more.
 
-        When further slides were added, the next call yields theirs.
+        When further slides were added, the next call yields theirs; when the last one was left off, also what it left.
         """
         if self._started_s is None:
             self._started_s = time.monotonic()
-        while self._waiting:
-            yield from self._tasks_of(self._waiting.popleft())
+        while True:
+            task = next(self._begun, None)
+            if task is not None:
+                yield task
+            elif self._waiting:
+                self._begun = self._tasks_of(self._waiting.popleft())
+            else:
+                return
 
     def _tasks_of(self, survey: SurveyRecord) -> Iterator[Task]:
         slide_id = survey.slide_id

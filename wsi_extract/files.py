@@ -82,7 +82,7 @@ class Synchroniser:
     """Makes files durable on threads of its own, while their writer goes on.
 
     The threads live no longer than the ``with`` block, so that a later fork inherits none. When the block has ended
-    all files are durable; when it raises, they are closed.
+    all files are durable; when it raises, they are closed. Where the system grants no thread, the writer's own does it.
 
     Files are handed over in batches, and a further thread starts only when batches wait: on a fast disk one thread is
     enough, and every change of threads takes time from the writer; a slow disk commits at once what waits together.
@@ -107,11 +107,13 @@ class Synchroniser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._hand_over()
-        for _thread in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
+        try:
+            self._hand_over()
+        finally:
+            for _thread in self._threads:
+                self._waiting.put(None)
+            for thread in self._threads:
+                thread.join()
         if kind is None:
             self._raise_first()
 
@@ -129,15 +131,22 @@ class Synchroniser:
             self._raise_first()
 
     def _hand_over(self) -> None:
-        batch, self._collected = self._collected, []
         n_waiting = self._waiting.qsize()
-        if n_waiting >= MAX_WAITING_BATCHES:  # a slow disk: what is written must not run away from it
-            self._synchronise_all(batch)
-            return
-        self._waiting.put(batch)
-        if not self._threads or (n_waiting and len(self._threads) < self._n_threads):
-            thread = Thread(target=self._work, name="synchroniser", daemon=True)
+        if len(self._threads) < self._n_threads and (n_waiting or not self._threads):
+            self._start_thread()
+        batch, self._collected = self._collected, []
+        if not self._threads or n_waiting >= MAX_WAITING_BATCHES:
+            self._synchronise_all(batch)  # a slow disk: what is written must not run away from it
+        else:
+            self._waiting.put(batch)
+
+    def _start_thread(self) -> None:
+        thread = Thread(target=self._work, name="synchroniser", daemon=True)
+        try:
             thread.start()
+        except RuntimeError:  # the system grants no more: those that run have to do
+            self._n_threads = len(self._threads)
+        else:
             self._threads.append(thread)
 
     def _work(self) -> None:
@@ -150,11 +159,12 @@ class Synchroniser:
 
     def _synchronise(self, descriptor: int) -> None:
         try:
-            os.fsync(descriptor)
-        except OSError as error:
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:  # of closing as well: a network file system may fail only then
             self._errors.append(error)
-        finally:
-            os.close(descriptor)
 
     def _raise_first(self) -> None:
         if self._errors:

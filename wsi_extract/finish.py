@@ -25,10 +25,13 @@ from wsi_extract.layout import (
     pixel_record_path,
     plan_path,
     record_path,
+    run_path,
 )
 from wsi_extract.model import Fault, Split, SplitAccount
 from wsi_extract.pixels import read_pixel_document
 from wsi_extract.plans import SurveyRecord, read_coverage
+from wsi_extract.reading import StainNorm
+from wsi_extract.record_files import read_json_object
 from wsi_extract.records import BlockDocument, read_document
 from wsi_extract.slides_table import SlideSums, facts_of_entry, facts_of_survey, slides_csv, summed
 from wsi_extract.split_documents import write_splits
@@ -126,6 +129,8 @@ def finish_run(
         manifest_path=output_dir / MANIFEST,
     )
     manifest = _manifest(config, inputs=inputs, finished=finished, slides=slides)
+    if config.stain_norm is not StainNorm.NONE:
+        _add_stains(manifest, config=config, slides=slides)
     manifest["leakage"] = asdict(leakage)
     manifest["run"] = run
     write_atomically(finished.manifest_path, pretty_json(manifest))
@@ -273,6 +278,15 @@ def _manifest(
         "num_classes_deformable_detr": (2 if config.label_hard_negatives else 1) + 1,
         "slides": list(slides),
     }
+
+
+def _add_stains(manifest: dict[str, object], *, config: RunConfig, slides: Sequence[Mapping[str, object]]) -> None:
+    """Say what the stain of slides was brought to, and how many it could not be brought to."""
+    run = read_json_object(run_path(config.output_dir), remedy="Run again.") or {}
+    manifest["stain_target"] = run["stain_target"]
+    counts = manifest["counts"]
+    assert isinstance(counts, dict)
+    counts["slides_keeping_their_stain"] = sum(bool(row.get("stain_reason")) for row in slides)
 
 
 def _split_entry(path: Path, counts: CocoCounts, *, split: Split) -> dict[str, object]:

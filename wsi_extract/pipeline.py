@@ -33,7 +33,7 @@ from wsi_extract.storage import Store
 from wsi_extract.stores.zarr_json import check_node_name
 from wsi_extract.survey_loop import STAGE as SURVEY
 from wsi_extract.survey_loop import SurveyLoop
-from wsi_extract.tasks import Executor, Task
+from wsi_extract.tasks import Executor, Task, n_workers_used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +81,20 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     sweep_temporaries(config.output_dir)  # of workers that died and were replaced
     outcomes = extraction.outcomes()
     publish_stores(config, plan, outcomes=outcomes)
-    seconds = (datetime.now(UTC) - started).total_seconds()
+    wall_s = (datetime.now(UTC) - started).total_seconds()
     finished = finish_run(
         config,
         inputs=inputs,
         outcomes=outcomes,
         leakage=extraction.leakage,
-        run={"started": started.isoformat(), "seconds": round(seconds, 3), **surroundings(config, executor)},
+        run={
+            "started": started.isoformat(),
+            "seconds": round(wall_s, 3),
+            **surroundings(config, executor),
+            "n_workers": n_workers_used(executor),
+        },
     )
-    reporter.show_finished(finished, inputs=inputs, seconds=seconds)
+    reporter.show_finished(finished, inputs=inputs, seconds=wall_s)
     return RunResult(plan=plan, finished=finished)
 
 
@@ -147,14 +152,15 @@ def _tasks(config: RunConfig, surveys: SurveyLoop, extraction: ExtractionLoop) -
     """Yield all surveys, then the blocks of slides that have a plan, also while the last surveys are still out.
 
     Until every plan is made and the disk is known to have room for all, blocks are handed out only while it has room
-    for those of the plans that are there.
+    for those of the plans that are there, which is looked at before each.
     """
     yield from surveys.tasks()
     if config.dry_run:
         return
     while not surveys.is_complete:
-        if surveys.has_room:
-            yield from extraction.tasks()
+        blocks = extraction.tasks()
+        while surveys.has_room and (block := next(blocks, None)) is not None:
+            yield block
         if not surveys.is_complete:
             yield None
     yield from extraction.tasks()

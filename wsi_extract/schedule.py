@@ -99,7 +99,8 @@ def _attempt_on_worker(bundle: Bundle, plugin_name: str) -> tuple[list[tuple[obj
     assert isinstance(plugin, SlidesPlugin)
     started_s = time.monotonic()
     results = [attempt(task, plugin.slides) for task in bundle]
-    return [(result.value, result.fault) for result in results], time.monotonic() - started_s
+    worked_s = time.monotonic() - started_s
+    return [(result.value, result.fault) for result in results], worked_s
 
 
 @dataclass(kw_only=True)
@@ -152,7 +153,7 @@ class DaskExecutor:
 
     def _fill(self, bundler: Bundler, in_flight: dict[Future[Any], Bundle], arrivals: Any) -> None:
         while len(in_flight) < WINDOW_PER_THREAD * self.n_workers:
-            bundle = bundler.next()
+            bundle = bundler.next(n_in_flight=len(in_flight))
             if not bundle:
                 return
             future = self._submit(bundle)
@@ -181,23 +182,23 @@ def _plugin_name(token: str) -> str:
 def _results_of(future: Future[Any], bundle: Bundle, bundler: Bundler) -> list[TaskResult]:
     """Return the results of a future that ended; a dead worker becomes a fault of the task that killed it.
 
-    Where it is not known which one did, or the results died with their worker, there are none yet: each task is tried
-    again alone.
+    Unless the bundle was alone it is not known which task did, and where the results died with their worker it may be
+    none: there are no results yet then, and each task is tried again alone.
     """
     error: KilledWorker | None = None
-    if future.status in {"finished", "error"}:
+    if future.status != "cancelled":  # it may be "lost" or "pending" by now, when the worker died with the results
         try:
-            pairs, seconds = future.result(timeout=RESULT_S)  # any other error is ours: tasks hand theirs back
+            pairs, worked_s = future.result(timeout=RESULT_S)  # any other error is ours: tasks hand theirs back
         except TimeoutError:
             bundler.put_back(bundle)
             return []
         except KilledWorker as killed:
-            if len(bundle) > 1:
+            if not bundler.is_on_trial:
                 bundler.put_back(bundle)
                 return []
             error = killed
         else:
-            bundler.learn(bundle, seconds=seconds)
+            bundler.learn(bundle, worked_s=worked_s)
             return [
                 TaskResult(task=task, value=value, fault=fault)
                 for task, (value, fault) in zip(bundle, pairs, strict=True)

@@ -17,6 +17,7 @@ from wsi_extract.records import BlockDocument, digests_of
 READER_DIRECT = ReaderMode.DIRECT.value
 READER_OPENSLIDE = ReaderMode.OPENSLIDE.value
 """Who reads the level that the patches of a slide come from. The pixels are the same."""
+MAX_KEPT_STAINS_SHOWN = 5
 CSV_COLUMNS = (
     "slide_id", "file", "status", "reason", "group", "splits", "n_targets", "vendor", "width_l0_px", "height_l0_px",
     "um_per_px_x", "um_per_px_y", "um_per_px_source", "level", "l0_per_px_x", "l0_per_px_y", "tissue_share",
@@ -92,6 +93,19 @@ def facts_of_survey(survey: SurveyRecord, *, level: int) -> dict[str, object]:
         "stain": None if survey.stain is None else survey.stain.method.value,
         "stain_reason": survey.stain_reason,
     }
+
+
+def describe_kept_stains(surveys: Sequence[SurveyRecord]) -> list[str]:
+    """Return lines for the user on the slides whose stain could not be normalised; none when there are none."""
+    kept = [survey for survey in surveys if survey.stain_reason]
+    if not kept:
+        return []
+    more = len(kept) - MAX_KEPT_STAINS_SHOWN
+    return [
+        f"{len(kept):,} of {len(surveys):,} slides keep their own stain:",
+        *(f"  slide {survey.slide_id}: {survey.stain_reason}" for survey in kept[:MAX_KEPT_STAINS_SHOWN]),
+        *([f"  and {more:,} more; slides.csv lists all"] if more > 0 else []),
+    ]
 
 
 def slides_csv(slides: Sequence[Mapping[str, object]], *, files: Sequence[str]) -> bytes:

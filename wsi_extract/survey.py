@@ -250,6 +250,6 @@ def _key_of(job: SurveyJob) -> str:
             "domains": [[split.value, asdict(rect)] for split, rect in job.domains],
             "annotations": digest_of_annotations(job.annotations),
             "coverage": job.coverage,
-            "stain": None if job.stain_target is None else job.stain_target.to_json(),
+            "stain": None if job.stain_target is None else job.stain_target.identity(),
         }
     )

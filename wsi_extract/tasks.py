@@ -27,6 +27,9 @@ ENVIRONMENT_ERRNOS = frozenset(
 """Causes of an OSError that no slide can be blamed for: slide readers raise `SlideError` instead."""
 
 
+NO_THREAD = "can't start new thread"
+"""What Python says when the system grants no further thread; it has no type of its own for that."""
+
 ATTEMPTS = 2
 """A slide handle that failed once is useless; the second attempt has a fresh one."""
 
@@ -115,9 +118,7 @@ def fault_from(error: Exception, *, slide_id: str, stage: str) -> Fault:
         message, remedy = error.message, error.remedy
     if isinstance(error, IntegrityError):
         fault_class = FaultClass.INTEGRITY
-    elif isinstance(error, EnvironmentFaultError) or (
-        isinstance(error, OSError) and not isinstance(error, SlideError) and error.errno in ENVIRONMENT_ERRNOS
-    ):
+    elif _is_of_the_machine(error):
         fault_class = FaultClass.ENVIRONMENT
         remedy = remedy or "Mend that and run the same command again; finished work is kept."
     elif isinstance(error, MemoryError):
@@ -135,6 +136,14 @@ def fault_from(error: Exception, *, slide_id: str, stage: str) -> Fault:
         message=message or type(error).__name__,
         remedy=remedy,
     )
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    if isinstance(error, EnvironmentFaultError):
+        return True
+    if isinstance(error, OSError):
+        return not isinstance(error, SlideError) and error.errno in ENVIRONMENT_ERRNOS
+    return isinstance(error, RuntimeError) and str(error) == NO_THREAD
 
 
 def attempt(task: Task, slides: SlideCache) -> TaskResult:
@@ -192,6 +201,11 @@ class ElasticExecutor:
     _cluster: Executor | None = field(default=None, init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
+    @property
+    def n_workers_used(self) -> int:
+        """Processes that worked at the same time so far: 1 as long as no cluster was started."""
+        return 1 if self._cluster is None else self._cluster.n_workers
+
     def __enter__(self) -> Self:
         return self
 
@@ -215,3 +229,8 @@ class ElasticExecutor:
             result = attempt(task, self.slides)
             self._worked_s += time.monotonic() - started_s
             yield result
+
+
+def n_workers_used(executor: Executor) -> int:
+    """Return how many processes worked at the same time, not how many might have."""
+    return executor.n_workers_used if isinstance(executor, ElasticExecutor) else executor.n_workers

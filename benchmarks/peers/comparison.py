@@ -7,12 +7,12 @@ them, labels them and writes its documents as well. Times are CPU seconds of who
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from benchmarks.discarding import discard
 from benchmarks.jobs import GRID, Job
 from benchmarks.patch_list import PatchList, patches_of, read_patch_list, write_patch_list
 from benchmarks.peers.catalogue import Peer
@@ -227,7 +227,7 @@ def _check(entry: _Entry, reference: Path, *, out: Path, allowed: int) -> int:
         names = names_of(read_patch_list(entry.checked))
         return most_different(reference, out / entry.pngs, names=names, allowed=allowed)
     finally:
-        shutil.rmtree(out, ignore_errors=True)
+        discard(out)
 
 
 def _measure(entries: Sequence[_Entry], most: Mapping[str, int], *, n_rounds: int, out: Path) -> list[Figures]:
@@ -240,7 +240,7 @@ def _measure(entries: Sequence[_Entry], most: Mapping[str, int], *, n_rounds: in
         def work() -> ProcessCost:
             cost = entry.work(entry.wanted, out)
             sizes = [path.stat().st_size for path in (out / entry.pngs).rglob("*.png")]
-            shutil.rmtree(out)
+            discard(out)
             if len(sizes) != n_patches[entry.name]:
                 raise OtherPatchesError(f"{entry.name} made {len(sizes)} of {n_patches[entry.name]} patches")
             n_bytes[entry.name] = sum(sizes)

@@ -60,6 +60,14 @@ def test_cores_are_those_that_were_given() -> None:
     assert os.sched_getaffinity(0) == own
 
 
+def test_python_keeps_what_it_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("WSI_BENCH_KEPT", "1")
+    run_measured(
+        python("import os, sys; sys.exit(sys.dont_write_bytecode or os.environ['WSI_BENCH_KEPT'] != '1')"),
+    )
+
+
 def test_a_failure_tells_what_was_printed() -> None:
     with pytest.raises(FailedCommandError, match=r"ended with 3:\n(.|\n)*the disk is full"):
         run_measured(python("import sys; print('the disk is full', file=sys.stderr); sys.exit(3)"))

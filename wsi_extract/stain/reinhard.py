@@ -30,6 +30,20 @@ MAX_TISSUE_GREY = 220.0
 """A pixel is tissue when the mean of its channels is at most this; glass is brighter."""
 MAX_SHIFTS = (2.0, 0.35, 0.12)
 """Largest change of the mean of l, alpha and beta: a factor of 3 in brightness; colours from eosin to haematoxylin."""
+MEAN_ALPHA_RANGE = (-0.8, 0.04)
+"""Pale scans have -0.04, dark ones -0.45; the yellowest published eosin alone 0.02, random colours 0.05."""
+MIN_COLOUR = 0.03
+"""Length of mean alpha and beta; the palest tissue has 0.05, grey pixels 0.00."""
+MEAN_BETA_RANGE = (-0.05, 0.2)
+"""Haematoxylin alone has -0.01, eosin alone 0.1; green and blue inks less, red ones more."""
+MAX_COLOUR_DEVIATIONS = (0.5, 0.15)
+"""Of alpha and beta; a scan whose stain was doubled has 0.33 and 0.09, random colours 0.60 and 0.13."""
+MIN_REDNESS_CORRELATION = -0.97
+"""Of l with beta. Eosin alone grows redder as it grows darker, -0.98 with much grain; haematoxylin breaks that."""
+GREEN_LEAD = 20
+"""Grey levels by which green pixels are brighter in green than in red and in blue."""
+MAX_GREEN_SHARE = 0.05
+"""Of tissue; neither stain is green, a scan with fringes and refracting specks holds up to 0.02 in places."""
 _AXES = ("brightness", "yellow-blue contrast", "red-green contrast")
 _MIN_DEVIATION = 1e-3
 
@@ -74,7 +88,37 @@ def measure_statistics(pixels: PixelArray) -> tuple[ColourStatistics, int]:
     deviation = lab.std(axis=0)
     if deviation.min() < _MIN_DEVIATION:
         raise UnsafeStainError("the tissue has no contrast: all of its pixels have nearly the same colour")
+    _check_colours(tissue, lab)
     return ColourStatistics(mean=triple(lab.mean(axis=0)), deviation=triple(deviation)), len(tissue)
+
+
+def _check_colours(tissue: PixelArray, lab: FloatArray) -> None:
+    """Refuse tissue, ``(N, 3)`` uint8 and its l-alpha-beta, that has other colours than haematoxylin and eosin."""
+    red, green, blue = tissue.astype(np.int64).T
+    green_share = float((green > np.maximum(red, blue) + GREEN_LEAD).mean())
+    if green_share > MAX_GREEN_SHARE:
+        raise UnsafeStainError(
+            f"{green_share:.0%} of the tissue is green, {MAX_GREEN_SHARE:.0%} are considered safe; the slide may "
+            "carry ink"
+        )
+    mean, deviation = lab.mean(axis=0), lab.std(axis=0)
+    for axis, (low, high), largest in zip(
+        (1, 2), (MEAN_ALPHA_RANGE, MEAN_BETA_RANGE), MAX_COLOUR_DEVIATIONS, strict=True
+    ):
+        if not (low <= mean[axis] <= high and deviation[axis] <= largest):
+            raise UnsafeStainError(
+                f"the {_AXES[axis]} of the tissue, {mean[axis]:.2f} with a deviation of {deviation[axis]:.2f}, is not "
+                f"that of haematoxylin and eosin, {low:g} to {high:g} with at most {largest:g}; the slide may carry "
+                "another stain or ink"
+            )
+    if np.hypot(mean[1], mean[2]) < MIN_COLOUR:
+        raise UnsafeStainError("the tissue is colourless on the mean: its stains cannot be told from grain")
+    correlation = float(np.corrcoef(lab[:, 0], lab[:, 2])[0, 1])
+    if correlation < MIN_REDNESS_CORRELATION:
+        raise UnsafeStainError(
+            f"the tissue may show one stain only, eosin: its redness follows its darkness "
+            f"(correlation {correlation:.2f})"
+        )
 
 
 def log_lms_transform(source: ColourStatistics, target: ColourStatistics) -> FloatArray:

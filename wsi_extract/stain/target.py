@@ -60,6 +60,10 @@ class StainTarget:
         """Return the target as JSON values."""
         return {"method": self.method.value, "name": self.name, "values": list(self.values)}
 
+    def identity(self) -> dict[str, object]:
+        """Return what the pixels depend on, as JSON values: all but the name."""
+        return {"method": self.method.value, "values": list(self.values)}
+
     @classmethod
     def from_json(cls, document: Mapping[str, object]) -> Self:
         """Rebuild a target from `to_json`; raises KeyError, TypeError or ValueError for anything else."""

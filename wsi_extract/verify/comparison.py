@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -17,6 +18,7 @@ from wsi_extract.layout import (
     pixel_image_folder,
     pixel_record_path,
     record_path,
+    run_path,
     split_folder,
     survey_path,
 )
@@ -33,7 +35,11 @@ IGNORED_KEYS = frozenset({"run", "versions"})
 FACTS_OF_READING = frozenset({"reader", "reader_reason", "reader_mode"})
 """Who decoded the tiles of a slide, in the manifest, in slides.csv and beside its plan: the pixels are the same."""
 SETTINGS = "settings"
+STAIN_TARGET = "stain_target"
+NAME = "name"
+"""Of a stain target; for people, the pixels depend on its method and values."""
 CHUNK_BYTES = 1 << 20
+LINE_END = re.compile(r"\r\n|\r|\n|\Z")
 
 
 def compare(first: Path, second: Path) -> AuditReport:
@@ -84,7 +90,10 @@ def _compare_files(first: Path, second: Path, *, findings: Findings) -> None:
 
 
 def _difference(first: Path, second: Path, name: str) -> str:
-    """Return how a file differs in two output folders, but for who read the slides; an empty text if it does not."""
+    """Return how a file differs in two output folders, but for who read the slides and names for people.
+
+    The text is empty if it does not differ.
+    """
     difference = find_difference(first / name, second / name)
     read = _reader_of(name)
     if not difference or read is None:
@@ -96,16 +105,22 @@ def _difference(first: Path, second: Path, name: str) -> str:
 
 
 def _reader_of(name: str) -> Callable[[Path], object] | None:
-    """Return what reads a file without `FACTS_OF_READING`, ``None`` for files that hold no such facts."""
+    """Return what reads a file without what the data do not depend on, ``None`` for files that hold nothing else."""
     if name == SLIDES_TABLE:
         return _read_slides_table
+    if name == run_path(Path()).as_posix():
+        return _without_target_name
     below = survey_path(Path(), slide_id="")
     return _read_survey if Path(name).parent == below.parent and name.endswith(".json") else None
 
 
-def _read_slides_table(path: Path) -> list[dict[str, str]]:
-    rows = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True)
-    return [{key: value for key, value in row.items() if key not in FACTS_OF_READING} for row in rows]
+def _read_slides_table(path: Path) -> tuple[list[list[str]], list[str]]:
+    """Return the rows, header first, with the cells of `FACTS_OF_READING` empty, and how the lines end."""
+    text = path.read_bytes().decode("utf-8")
+    header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    blank = {column for column, name in enumerate(header) if name in FACTS_OF_READING}
+    cells = [["" if column in blank else cell for column, cell in enumerate(row)] for row in rows]
+    return [header, *cells], LINE_END.findall(text)
 
 
 def _read_survey(path: Path) -> dict[str, object]:
@@ -155,8 +170,10 @@ def find_difference(first: Path, second: Path) -> str:
 
 
 def _settings_differences(first: Path, second: Path) -> Iterator[str]:
-    ours, theirs = (read_json_object(path).get(SETTINGS, {}) for path in (first, second))
-    yield from find_json_differences(ours, theirs, where="")
+    ours, theirs = (_read_manifest(path) for path in (first, second))
+    yield from find_json_differences(ours.get(SETTINGS, {}), theirs.get(SETTINGS, {}), where="")
+    # A manifest without a target lacks the key.
+    yield from find_json_differences(ours.get(STAIN_TARGET), theirs.get(STAIN_TARGET), where=STAIN_TARGET)
 
 
 def _manifest_differences(first: Path, second: Path) -> Iterator[str]:
@@ -164,8 +181,16 @@ def _manifest_differences(first: Path, second: Path) -> Iterator[str]:
     yield from find_json_differences(ours, theirs, where="")
 
 
+def _without_target_name(path: Path) -> dict[str, object]:
+    document = read_json_object(path)
+    target = document.get(STAIN_TARGET)
+    if not isinstance(target, dict):
+        return document
+    return {**document, STAIN_TARGET: {key: value for key, value in target.items() if key != NAME}}
+
+
 def _read_manifest(path: Path) -> dict[str, object]:
-    manifest = {key: value for key, value in read_json_object(path).items() if key not in IGNORED_KEYS}
+    manifest = {key: value for key, value in _without_target_name(path).items() if key not in IGNORED_KEYS}
     slides = manifest.get("slides")
     if isinstance(slides, list):
         manifest["slides"] = [
