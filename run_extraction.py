@@ -108,6 +108,8 @@ def open_executor(config: RunConfig) -> Iterator[Executor]:
 
     n_workers = machine.n_cores() if config.workers is None else config.workers
     memory_bytes = machine.memory_per_worker_bytes(n_workers, asked_mb=config.worker_memory_mb)
+    if config.scheduler is None:
+        _refuse_starved_workers(n_workers, memory_bytes=memory_bytes)
     if config.workers or config.scheduler is not None:
         with open_cluster(config, n_workers=n_workers, memory_bytes=memory_bytes) as executor:
             yield executor
@@ -122,6 +124,25 @@ def open_executor(config: RunConfig) -> Iterator[Executor]:
             slides=slides, n_workers=n_workers, worker_memory_bytes=memory_bytes, open_cluster=start
         ) as elastic:
             yield elastic
+
+
+def _refuse_starved_workers(n_workers: int, *, memory_bytes: int) -> None:
+    """Refuse before thousands of processes start; what the slides need is checked once they are known.
+
+    Raises
+    ------
+    ConfigError
+        When a worker would have less memory than any slide takes.
+    """
+    from wsi_extract.blocks import WORKER_MEMORY_USE, least_worker_bytes  # noqa: PLC0415
+
+    allowed, needed = memory_bytes * WORKER_MEMORY_USE, least_worker_bytes()
+    if allowed < needed:
+        raise ConfigError(
+            f"each of {max(1, n_workers)} workers may use {allowed / 1e6:.0f} MB ({WORKER_MEMORY_USE:.0%} of its "
+            f"{memory_bytes / 1e6:.0f} MB), but needs at least {needed / 1e6:.0f} MB.",
+            "Use fewer --workers, or a larger --worker_memory_mb.",
+        )
 
 
 def _limit_native_threads() -> None:

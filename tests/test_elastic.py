@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,24 @@ def test_a_small_job_starts_no_cluster() -> None:
         assert n_workers_used(executor) == 1
     assert [result.task.index for result in results] == list(range(5))
     assert cluster.events == []
+
+
+@pytest.mark.parametrize(
+    ("n_units_after", "starts"),
+    [
+        pytest.param(0, False, id="the last one"),
+        pytest.param(30, False, id="less than the start of a cluster takes"),
+        pytest.param(100_000, True, id="much"),
+        pytest.param(None, True, id="nobody knows"),
+    ],
+)
+def test_a_cluster_is_started_for_work_that_is_worth_it(n_units_after: int | None, starts: bool) -> None:
+    cluster = Cluster()
+    tasks = [replace(task, n_units_after=n_units_after) for task in tasks_for(6)]
+    with elastic(cluster, patience_s=2 * WORK_S) as executor:
+        results = list(executor.run(tasks))
+    assert [result.task.index for result in results] == list(range(6))
+    assert ("started" in cluster.events) is starts
 
 
 def test_what_is_left_after_a_while_goes_to_a_cluster() -> None:

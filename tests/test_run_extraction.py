@@ -15,7 +15,7 @@ import pytest
 
 import run_extraction
 from tests.helpers_run import Inputs, content_of, make_inputs, read_manifest
-from wsi_extract import machine
+from wsi_extract import machine, tasks
 from wsi_extract.config import RunConfig
 from wsi_extract.tasks import ElasticExecutor
 from wsi_extract.verify import audit
@@ -100,6 +100,7 @@ def test_a_job_that_takes_a_while_gets_a_cluster(
 ) -> None:
     monkeypatch.setattr(machine, "n_cores", lambda: 2)
     monkeypatch.setattr(ElasticExecutor.__init__, "__kwdefaults__", {"patience_s": 0.05})
+    monkeypatch.setattr(tasks, "CLUSTER_START_S", 0.0)
     address = ["--dashboard_address", "127.0.0.1:0"]
     code, output, _ = run_main(*job(inputs, tmp_path / "out", *address), capsys=capsys)
     assert code == 0
@@ -141,6 +142,25 @@ def test_a_signal_while_the_cluster_starts_is_one_line(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert errors == "interrupted; give the same command again to resume\n"
+
+
+def test_workers_without_memory_are_refused_before_they_start(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags in (("--workers", "4000"), ("--workers", "2", "--worker_memory_mb", "200")):
+        code, output, errors = run_main(*job(inputs, tmp_path / "out", *flags), capsys=capsys)
+        assert (code, output) == (2, "")
+        assert "Use fewer --workers" in errors
+
+
+def test_an_encoder_that_is_not_installed_is_refused_at_once(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fpng", None)
+    flags = ("--png_encoder", "fpng", "--workers", "0", "--dry_run")
+    code, output, errors = run_main(*job(inputs, tmp_path / "out", *flags), capsys=capsys)
+    assert (code, output) == (2, "")
+    assert "pip install fpng" in errors
 
 
 def test_hyphens_are_underscores(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

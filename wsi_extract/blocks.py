@@ -166,6 +166,11 @@ def _enclosing_rect(boxes_lv: FloatArray, *, margin_px: float, level_size_wh: tu
     return Rect(x0=max(0, int(x0)), y0=max(0, int(y0)), x1=min(width, int(x1)), y1=min(height, int(y1)))
 
 
+def least_worker_bytes() -> int:
+    """Return the memory a worker needs whatever it reads."""
+    return BASE_WORKER_BYTES + OPENSLIDE_CACHE_BYTES + DIRECT_CACHE_BYTES
+
+
 def worker_bytes(frame: OutputFrame, *, overview_px: int) -> int:
     """Return an upper estimate of the memory a worker needs for one slide: the larger of survey and extraction.
 

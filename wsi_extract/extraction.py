@@ -104,6 +104,8 @@ class ExtractionLoop:
         self._waiting: deque[SurveyRecord] = deque()
         self._begun: Iterator[Task] = iter(())
         """The blocks that are left of the slide begun last."""
+        self._n_taken = 0
+        """Patches of the blocks that were looked at so far."""
         self._kept: dict[str, int] = {}
         self._early: list[TaskResult] = []
         self._started_s: float | None = None
@@ -134,6 +136,13 @@ class ExtractionLoop:
             else:
                 return
 
+    @property
+    def _n_left(self) -> int | None:
+        """Patches of the blocks that were not looked at yet; ``None`` while plans are missing."""
+        if self.tally is None:
+            return None
+        return sum(survey.n_patches for survey in self.surveys.values()) - self._n_taken
+
     def _tasks_of(self, survey: SurveyRecord) -> Iterator[Task]:
         slide_id = survey.slide_id
         ordinal = self._ordinals[slide_id]
@@ -142,6 +151,7 @@ class ExtractionLoop:
             if slide_id in self.faults:
                 break
             self.n_blocks[slide_id] += 1
+            self._n_taken += len(block)
             if self._is_done(block):
                 self._keep(slide_id, n_patches=len(block))
                 continue
@@ -154,6 +164,8 @@ class ExtractionLoop:
                 item=ExtractJob(
                     block=block, rules=self._rules, target=self._target, reader=survey.reader, stain=survey.stain
                 ),
+                n_units=len(block),
+                n_units_after=self._n_left,
             )
 
     def _blocks(self, entry: SlideEntry, survey: SurveyRecord) -> Iterator[Block]:

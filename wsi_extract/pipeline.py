@@ -30,6 +30,7 @@ from wsi_extract.pixels import check_pixel_frame
 from wsi_extract.preflight import check_memory, describe_run, surroundings
 from wsi_extract.publish import publish_stores
 from wsi_extract.storage import Store
+from wsi_extract.stores.png import check_encoder
 from wsi_extract.stores.zarr_json import check_node_name
 from wsi_extract.survey_loop import STAGE as SURVEY
 from wsi_extract.survey_loop import SurveyLoop
@@ -63,6 +64,8 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
         When the output folder belongs to another run.
     """
     started = datetime.now(UTC)
+    if config.store.has_png:
+        check_encoder(config.pixel_encoder)
     inputs = gather_inputs(config, executor=executor, progress=reporter)
     _check_store(config, inputs)
     reporter.show_inputs(inputs)

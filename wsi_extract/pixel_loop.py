@@ -39,6 +39,7 @@ class PixelLoop:
 
     def tasks(self) -> Iterator[Task]:
         """Yield the shards that are not done, slide by slide; a slide that failed yields no more."""
+        n_left = self.n_chunks
         for ordinal, entry in enumerate(self.plan.inputs.entries):
             slide_id = entry.file.slide_id
             if slide_id not in self.tally.n_left:
@@ -46,8 +47,10 @@ class PixelLoop:
             for index, job in enumerate(self._jobs(entry, self.plan.surveys[slide_id])):
                 if slide_id in self.faults:
                     break
+                n_units = int(np.count_nonzero(job.wanted))
+                n_left -= n_units
                 if is_done(job):
-                    self.tally.keep(slide_id, n_units=int(np.count_nonzero(job.wanted)))
+                    self.tally.keep(slide_id, n_units=n_units)
                     continue
                 yield Task(
                     stage="pixels",
@@ -56,6 +59,8 @@ class PixelLoop:
                     index=index,
                     function=write_pixels,
                     item=job,
+                    n_units=n_units,
+                    n_units_after=n_left,
                 )
 
     def _jobs(self, entry: SlideEntry, survey: SurveyRecord) -> Iterator[PixelJob]:

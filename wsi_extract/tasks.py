@@ -33,6 +33,8 @@ NO_THREAD = "can't start new thread"
 ATTEMPTS = 2
 """A slide handle that failed once is useless; the second attempt has a fresh one."""
 
+CLUSTER_START_S = 3.0
+"""What starting and closing a local cluster takes, with its report."""
 PATIENCE_S = 2.0
 """Work done in this process before other processes are started: about what starting them costs, so that a run never
 takes much longer than it would have taken with the better of the two choices."""
@@ -50,6 +52,10 @@ class Task:
     """Number of the task within its slide and stage."""
     function: Callable[[Any, SlideCache], object]
     item: object
+    n_units: int = 1
+    """What it does, in patches, chunks or slides: the unit of its stage."""
+    n_units_after: int | None = None
+    """Units of its stage that follow; ``None`` when that is not known yet, or other stages do the most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +192,7 @@ class SerialExecutor:
 
 @dataclass(kw_only=True)
 class ElasticExecutor:
-    """Runs tasks in this process, and as soon as these have taken a while, what is left on a cluster started for it.
+    """Runs tasks in this process, and what is left on a cluster, once that is worth its start.
 
     A small run is done before a cluster would be ready. A context manager: the cluster is closed at the end.
     """
@@ -197,7 +203,8 @@ class ElasticExecutor:
     worker_memory_bytes: int
     open_cluster: Callable[[], AbstractContextManager[Executor]]
     patience_s: float = PATIENCE_S
-    _worked_s: float = field(default=0.0, init=False)
+    _spent: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)
+    """Seconds and units of each stage that were done in this process."""
     _cluster: Executor | None = field(default=None, init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
@@ -218,7 +225,7 @@ class ElasticExecutor:
         """Yield the result of each task as it is done."""
         waiting = iter(tasks)
         for task in waiting:
-            if self._cluster is None and self._worked_s >= self.patience_s:
+            if self._cluster is None and task is not None and self._is_worth_a_cluster(task):
                 self.slides.close()  # no slide is read in this process any more
                 self._cluster = self._stack.enter_context(self.open_cluster())
             if self._cluster is not None:
@@ -227,8 +234,21 @@ class ElasticExecutor:
             assert task is not None, "the tasks wait for a result, but all were yielded"
             started_s = time.monotonic()
             result = attempt(task, self.slides)
-            self._worked_s += time.monotonic() - started_s
+            stage_s, n_units = self._spent.get(task.stage, (0.0, 0))
+            self._spent[task.stage] = (stage_s + time.monotonic() - started_s, n_units + task.n_units)
             yield result
+
+    def _is_worth_a_cluster(self, task: Task) -> bool:
+        """Whether the run has taken a while, and a cluster would save more of what is left than its start costs."""
+        if sum(stage_s for stage_s, _ in self._spent.values()) < self.patience_s:
+            return False
+        if task.n_units_after is None:
+            return True
+        stage_s, n_units = self._spent.get(task.stage, (0.0, 0))
+        if not n_units:
+            return False
+        left_s = (task.n_units + task.n_units_after) * stage_s / n_units
+        return left_s * (1 - 1 / self.n_workers) >= CLUSTER_START_S
 
 
 def n_workers_used(executor: Executor) -> int:
