@@ -13,8 +13,8 @@ from tests.helpers_stain import EOSIN, HAEMATOXYLIN, stained_pixels
 from wsi_extract.errors import InputError
 from wsi_extract.reading import StainNorm
 from wsi_extract.stain import StainEstimate, StainTarget, default_target, estimate_stain, fit_target
-from wsi_extract.stain.macenko import angle_deg, measure_vectors
-from wsi_extract.stain.profile import PixelArray
+from wsi_extract.stain.macenko import angle_deg, check_directions, measure_vectors
+from wsi_extract.stain.profile import PixelArray, UnsafeStainError
 from wsi_extract.stain.reinhard import measure_statistics
 from wsi_extract.synthetic import HeSlideSpec, compose_scene
 from wsi_extract.synthetic.bands import draw_band
@@ -147,11 +147,13 @@ def test_macenko_takes_pale_eosin(strength: tuple[float, float]) -> None:
 
 # Each row: what the pixels are, for which method, and what the reason speaks of.
 UNSAFE = [
-    ("nothing", np.empty((0, 3), dtype=np.uint8), METHODS, "0 of 0 sampled pixels"),
+    ("nothing", np.empty((0, 3), dtype=np.uint8), METHODS, "^no tissue was found$"),
     ("few", stained_pixels(900, amounts=(2, 2)), METHODS, "too little stained tissue"),
     ("glass", grey_noise((243, 242, 244), spread=3), METHODS, "0 of 20000 sampled pixels"),
-    ("one colour", np.full((20_000, 3), 150, dtype=np.uint8), (StainNorm.MACENKO,), "cannot be told apart"),
-    ("flat", np.full((20_000, 3), 150, dtype=np.uint8), (StainNorm.REINHARD,), "nearly the same colour"),
+    ("one colour", np.full((20_000, 3), (150, 90, 140), dtype=np.uint8), (StainNorm.MACENKO,), "cannot be told apart"),
+    ("flat", np.full((20_000, 3), (150, 90, 140), dtype=np.uint8), (StainNorm.REINHARD,), "nearly the same colour"),
+    ("one grey", np.full((20_000, 3), 150, dtype=np.uint8), METHODS, "is grey, not a colour picture"),
+    ("tinted glass", grey_noise((200, 180, 205), spread=3), (StainNorm.REINHARD,), "^the slide is nearly colourless"),
     ("haematoxylin", stained_pixels(20_000, amounts=(2, 0)), (StainNorm.MACENKO,), "one stain only"),
     ("eosin", stained_pixels(20_000, amounts=(0, 2)), (StainNorm.MACENKO,), "one stain only"),
     ("grey", grey_noise((120, 120, 120), spread=4, common=30), (StainNorm.MACENKO,), "cannot be told apart"),
@@ -163,8 +165,8 @@ UNSAFE = [
     ("clean eosin", stained_pixels(20_000, amounts=(0, 2)), (StainNorm.REINHARD,), "one stain only"),
     ("nearly black", stained_pixels(20_000, amounts=(20, 20), grain=3), METHODS, "black in some channel|yellow-blue"),
     ("some green ink", with_ink(0.1), METHODS, "ink"),
-    ("black", np.zeros((20_000, 3), dtype=np.uint8), (StainNorm.MACENKO,), "cannot be told apart"),
-    ("pale", stained_pixels(500_000, amounts=(0.2, 0.2)), METHODS, "too little stained tissue|brightness"),
+    ("black", np.zeros((20_000, 3), dtype=np.uint8), METHODS, "is grey"),
+    ("pale", stained_pixels(500_000, amounts=(0.2, 0.2)), METHODS, "too little stained tissue|brightness|colourless"),
 ]
 
 
@@ -181,6 +183,16 @@ def test_unsafe_slides_stay_as_they_are_with_a_reason(pixels: PixelArray, method
     assert found.transform is None
     assert found.n_pixels == 0
     assert re.search(reason, found.reason)
+
+
+def test_reasons_name_what_fails_with_enough_digits() -> None:
+    turned = np.array([np.cos(np.radians(7.998)), np.sin(np.radians(7.998)), 0.0])
+    with pytest.raises(UnsafeStainError, match=r"differ by 7\.998 degrees, at least 8 is needed;"):
+        check_directions(turned, np.array([1.0, 0.0, 0.0]))
+    alike = np.array([[0.3, 0.9, 0.3], [0.22, 0.7, 0.68]])
+    haematoxylin, eosin = alike / np.linalg.norm(alike, axis=1, keepdims=True)
+    with pytest.raises(UnsafeStainError, match=r"differ by 0\.0625 in the share of red, at least 0\.07 is needed;"):
+        check_directions(haematoxylin, eosin)
 
 
 def test_a_contrast_that_must_be_blown_up_is_unsafe() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.helpers_run import MEMORY_BYTES, extract, make_config, make_inputs, read_manifest
 from tests.helpers_stain import stained_pixels
 from wsi_extract.console import ConsoleReporter
-from wsi_extract.errors import IntegrityError
+from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.layout import MANIFEST, SLIDES_TABLE
 from wsi_extract.pipeline import run
 from wsi_extract.slides import SlideCache
@@ -43,6 +43,14 @@ def test_the_plan_names_slides_that_keep_their_stain(tmp_path: Path) -> None:
     assert manifest["counts"]["slides_keeping_their_stain"] == len(kept)
     assert f"{len(kept)} of 4 slides keep their own stain:" in text.getvalue()
     assert f"slide {kept[0]['slide_id']}: {kept[0]['stain_reason']}" in text.getvalue()
+
+
+def test_a_bad_stain_target_is_refused_before_any_slide_is_opened(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path / "input")
+    for slide in inputs.wsi_dir.iterdir():
+        slide.write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"none\.png does not exist"):
+        extract(inputs, tmp_path / "out", stain_norm="macenko", stain_target=str(tmp_path / "none.png"))
 
 
 def test_the_stain_target_is_part_of_the_data_set_but_its_name_is_not(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wsi_extract.reading import StainNorm
 from wsi_extract.stain import StainTransform, default_target, estimate_stain
 from wsi_extract.stain.macenko import StainVectors, density_transform, measure_vectors
 from wsi_extract.stain.profile import rounded
-from wsi_extract.stain.reinhard import ColourStatistics, log_lms_transform, measure_statistics
+from wsi_extract.stain.reinhard import ColourStatistics, lab_of, log_lms_transform, measure_statistics
 
 METHODS = (StainNorm.MACENKO, StainNorm.REINHARD)
 MACENKO_TARGET = default_target(StainNorm.MACENKO).vectors
@@ -131,6 +131,23 @@ def test_white_stays_white_and_glass_nearly(method: StainNorm) -> None:
     assert (transform(np.full((3, 5, 3), 255, dtype=np.uint8)) == 255).all()
     glass = np.full((4, 4, 3), 250, dtype=np.uint8)
     assert np.abs(transform(glass).astype(int) - 250).max() <= 10
+
+
+def test_reinhard_leaves_glass_as_it_was_scanned() -> None:
+    """Glass of scanners is 235 to 246 and never quite neutral."""
+    rng = np.random.default_rng(7)
+    glass = np.clip(np.array([242, 241, 244]) + 2 * rng.standard_normal((40, 50, 3)), 0, 255).astype(np.uint8)
+    assert np.array_equal(transform_of(StainNorm.REINHARD)(glass), glass)
+
+
+def test_tissue_reaches_its_target_although_the_change_fades_on_the_palest() -> None:
+    pixels = tissue().reshape(-1, 3)
+    target = REINHARD_TARGET
+    transform = estimate_stain(pixels, method=StainNorm.REINHARD, target=default_target(StainNorm.REINHARD)).transform
+    assert transform is not None
+    lab = lab_of(transform(pixels[None])[0][pixels.mean(axis=1) <= 220])
+    assert np.allclose(lab.mean(axis=0), target.mean, atol=0.03)
+    assert np.allclose(lab.std(axis=0), target.deviation, rtol=0.05)
 
 
 @both

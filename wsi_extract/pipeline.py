@@ -27,8 +27,9 @@ from wsi_extract.gather import Inputs, SlideStatus, gather_inputs
 from wsi_extract.model import Fault
 from wsi_extract.pixel_loop import PixelLoop
 from wsi_extract.pixels import check_pixel_frame
-from wsi_extract.preflight import check_memory, describe_run, surroundings
+from wsi_extract.preflight import check_memory, describe_run, stain_target, surroundings
 from wsi_extract.publish import publish_stores
+from wsi_extract.stain import StainTarget
 from wsi_extract.storage import Store
 from wsi_extract.stores.png import check_encoder
 from wsi_extract.stores.zarr_json import check_node_name
@@ -66,16 +67,17 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     started = datetime.now(UTC)
     if config.store.has_png:
         check_encoder(config.pixel_encoder)
+    target = stain_target(config)  # before all slides are opened
     inputs = gather_inputs(config, executor=executor, progress=reporter)
     _check_store(config, inputs)
     reporter.show_inputs(inputs)
     needed_bytes = check_memory(config, inputs, executor=executor)
-    description = describe_run(config, inputs)
+    description = describe_run(config, inputs, target=target)
     failed = [entry.file.slide_id for entry in inputs.entries if entry.status is SlideStatus.FAILED]
     claim = check_folder if config.dry_run else claim_folder
     claim(config.output_dir, description=description, failed=failed, fresh=config.fresh)
     plan, extraction = _plan_and_extract(
-        config, inputs, executor=executor, reporter=reporter, worker_bytes=needed_bytes
+        config, inputs, target=target, executor=executor, reporter=reporter, worker_bytes=needed_bytes
     )
     if config.dry_run:
         return RunResult(plan=plan, finished=None)
@@ -119,13 +121,19 @@ def _check_store(config: RunConfig, inputs: Inputs) -> None:
 
 
 def _plan_and_extract(
-    config: RunConfig, inputs: Inputs, *, executor: Executor, reporter: Reporter, worker_bytes: int
+    config: RunConfig,
+    inputs: Inputs,
+    *,
+    target: StainTarget | None,
+    executor: Executor,
+    reporter: Reporter,
+    worker_bytes: int,
 ) -> tuple[RunPlan, ExtractionLoop]:
     """Survey all slides, and extract their blocks unless this is a dry run.
 
     Both come from one stream of tasks, so that no worker waits for the last survey.
     """
-    surveys = SurveyLoop(config, inputs, reporter=reporter)
+    surveys = SurveyLoop(config, inputs, target=target, reporter=reporter)
     extraction = ExtractionLoop(config, inputs, reporter=reporter)
     plan = None
     reporter.begin(SURVEY, total=len(inputs.planned), unit="slides")

@@ -7,16 +7,11 @@ import platform
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 import wsi_extract
-from wsi_extract.arrays import RgbImage
 from wsi_extract.blocks import MAX_MASK_PX, WORKER_MEMORY_USE, worker_bytes
 from wsi_extract.config import STORE_FIELDS, RunConfig, Sampling, SplitMode
-from wsi_extract.errors import ConfigError, InputError
+from wsi_extract.errors import ConfigError
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.gather import Inputs, SlideEntry
 from wsi_extract.geometry import Rect
@@ -27,7 +22,7 @@ from wsi_extract.resolution import choose_overview
 from wsi_extract.sampling import SamplingOptions, stride_from_overlap
 from wsi_extract.slides import openslide_version
 from wsi_extract.splits import half_domains
-from wsi_extract.stain import StainTarget, default_target, fit_target
+from wsi_extract.stain import StainTarget, default_target, fit_target, read_picture
 from wsi_extract.storage import CodecName, PngEncoder, Store
 from wsi_extract.stores.zarr_json import PIXEL_CHUNK_PX
 from wsi_extract.survey import SurveyJob, mask_downsample
@@ -96,9 +91,8 @@ def _worker_bytes_for(entry: SlideEntry, *, config: RunConfig) -> int:
     return worker_bytes(entry.frame, overview_px=overview_px)
 
 
-def describe_run(config: RunConfig, inputs: Inputs) -> dict[str, object]:
+def describe_run(config: RunConfig, inputs: Inputs, *, target: StainTarget | None) -> dict[str, object]:
     """Return everything the output depends on, as JSON values; equal descriptions mean the same data set."""
-    target = stain_target(config)
     return {
         "program": f"wsi_extract {wsi_extract.__version__}",
         "settings": config.output_settings(),
@@ -144,22 +138,7 @@ def stain_target(config: RunConfig) -> StainTarget | None:
         return None
     if config.stain_target is None:
         return default_target(config.stain_norm)
-    return fit_target(_read_picture(config.stain_target), method=config.stain_norm, name=config.stain_target.name)
-
-
-def _read_picture(path: Path) -> RgbImage:
-    """Return the pixels of a picture, ``(H, W, 3)``.
-
-    Raises
-    ------
-    InputError
-        When there is no such file, or it is no picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"), dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"the stain target {path} cannot be read: {error}.", "Give a PNG or JPEG picture.") from error
+    return fit_target(read_picture(config.stain_target), method=config.stain_norm, name=config.stain_target.name)
 
 
 def run_key(config: RunConfig) -> str:

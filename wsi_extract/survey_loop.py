@@ -11,7 +11,8 @@ from wsi_extract.extraction import Reporter
 from wsi_extract.gather import Inputs, SlideStatus
 from wsi_extract.model import Fault
 from wsi_extract.plans import SurveyRecord
-from wsi_extract.preflight import expected_bytes, stain_target, survey_job
+from wsi_extract.preflight import expected_bytes, survey_job
+from wsi_extract.stain import StainTarget
 from wsi_extract.survey import survey_slide
 from wsi_extract.tasks import Task, TaskResult, survivable_fault
 
@@ -21,9 +22,10 @@ STAGE = "survey"
 class SurveyLoop:
     """The state of the surveys: how many are still out, what became of each slide, what the plans so far need."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs, *, reporter: Reporter) -> None:
+    def __init__(self, config: RunConfig, inputs: Inputs, *, target: StainTarget | None, reporter: Reporter) -> None:
         self.config = config
         self.inputs = inputs
+        self.target = target
         self.reporter = reporter
         self.surveys: dict[str, SurveyRecord] = {}
         self.faults: dict[str, Fault] = {}
@@ -44,7 +46,6 @@ class SurveyLoop:
 
     def tasks(self) -> Iterator[Task]:
         """Yield one task per slide that takes part."""
-        target = stain_target(self.config)
         for ordinal, entry in enumerate(self.inputs.entries):
             if entry.status is SlideStatus.PLANNED:
                 yield Task(
@@ -53,7 +54,7 @@ class SurveyLoop:
                     slide_id=entry.file.slide_id,
                     index=0,
                     function=survey_slide,
-                    item=survey_job(self.config, entry, target=target),
+                    item=survey_job(self.config, entry, target=self.target),
                 )
 
     def take(self, result: TaskResult) -> SurveyRecord | None:

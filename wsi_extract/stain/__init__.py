@@ -7,13 +7,15 @@
     estimate       one slide's pixels -> transform, or why there is none
     transform      the transform as numbers, applied fast
     places         where on a slide to look
+    picture        file of a picture -> its pixels
 
-Pure: arrays in, arrays out. Knows nothing of slides, files or the pipeline.
+Pure but for `picture`: arrays in, arrays out. Knows nothing of slides or the pipeline.
 """
 
 from __future__ import annotations
 
 from wsi_extract.stain.estimate import StainEstimate, estimate_stain
+from wsi_extract.stain.picture import read_picture
 from wsi_extract.stain.places import sample_places
 from wsi_extract.stain.target import PUBLISHED_TARGETS, StainTarget, default_target, fit_target
 from wsi_extract.stain.transform import StainTransform
@@ -26,5 +28,6 @@ __all__ = [
     "default_target",
     "estimate_stain",
     "fit_target",
+    "read_picture",
     "sample_places",
 ]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.stain.macenko import densities_of
-from wsi_extract.stain.reinhard import LMS_FROM_RGB, MAX_TISSUE_GREY
+from wsi_extract.stain.reinhard import FADE_GREYS, LMS_FROM_RGB
 
 FloatArray32: TypeAlias = npt.NDArray[np.float32]
 FloatRow: TypeAlias = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ def map_densities(rgb: RgbImage, matrix: FloatArray32) -> RgbImage:
 def map_log_lms(rgb: RgbImage, matrix: FloatArray32) -> RgbImage:
     """Return the image whose logarithmic LMS are those of ``rgb`` mapped by the ``(3, 4)`` matrix, offset last.
 
-    Above `MAX_TISSUE_GREY` the change fades out towards white, which stays.
+    Between the two `FADE_GREYS` the change fades out; what is brighter stays.
     """
     out = np.empty(rgb.shape, dtype=np.uint8)
     into, back, share_of = _lms_matrices()
@@ -67,8 +67,10 @@ def map_log_lms(rgb: RgbImage, matrix: FloatArray32) -> RgbImage:
         cv2.threshold(work, _MAX_LOG, 0, cv2.THRESH_TRUNC, dst=work)
         cv2.exp(work, dst=share)
         cv2.transform(share, back, dst=work)
+        cv2.threshold(work, 255, 0, cv2.THRESH_TRUNC, dst=work)  # else half of too much light outshines glass
         cv2.transform(row, share_of, dst=share)
         cv2.threshold(share, 1, 0, cv2.THRESH_TRUNC, dst=share)
+        cv2.threshold(share, 0, 0, cv2.THRESH_TOZERO, dst=share)
         cv2.subtract(work, row, dst=work)
         cv2.multiply(work, share, dst=work)
         cv2.add(work, row, dst=work)
@@ -112,6 +114,7 @@ def _density_table() -> FloatArray32:
 def _lms_matrices() -> tuple[FloatArray32, FloatArray32, FloatArray32]:
     """Return LMS from RGB, RGB from LMS, and the share of the change that a pixel of RGB gets, three times."""
     into = np.array(LMS_FROM_RGB, dtype=np.float64)
-    slope = -1 / (3 * (255 - MAX_TISSUE_GREY))
-    share = np.tile(np.array([slope, slope, slope, -3 * 255 * slope]), (3, 1))
+    full, none = FADE_GREYS
+    slope = -1 / (3 * (none - full))
+    share = np.tile(np.array([slope, slope, slope, -3 * none * slope]), (3, 1))
     return into.astype(np.float32), np.linalg.inv(into).astype(np.float32), share.astype(np.float32)

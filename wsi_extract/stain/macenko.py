@@ -18,9 +18,11 @@ from wsi_extract.stain.profile import (
     PixelArray,
     Triple,
     UnsafeStainError,
+    check_colour,
     check_count,
     check_gains,
     rounded,
+    told_from,
     triple,
 )
 
@@ -82,10 +84,9 @@ def densities_of(pixels: PixelArray) -> FloatArray:
     return densities
 
 
-def stained_densities(pixels: PixelArray) -> FloatArray:
-    """Return the densities ``(n, 3)`` of the pixels that tell a colour."""
-    densities = densities_of(pixels)
-    return densities[(densities >= MIN_DENSITY).all(axis=1)]
+def stained_of(pixels: PixelArray) -> PixelArray:
+    """Return the pixels that tell a colour."""
+    return pixels[(densities_of(pixels) >= MIN_DENSITY).all(axis=1)]
 
 
 def measure_vectors(pixels: PixelArray) -> tuple[StainVectors, int]:
@@ -99,8 +100,10 @@ def measure_vectors(pixels: PixelArray) -> tuple[StainVectors, int]:
     UnsafeStainError
         When too few pixels are stained, or they do not look like haematoxylin and eosin.
     """
-    densities = stained_densities(pixels)
-    check_count(len(densities), n_pixels=len(pixels), kind="dark enough to tell their colour")
+    stained = stained_of(pixels)
+    check_count(len(stained), n_pixels=len(pixels), kind="dark enough to tell their colour")
+    check_colour(stained)
+    densities = densities_of(stained)
     # Eigenvectors of the 3 x 3 second moments are the right singular vectors, without the (N, N) side of the SVD.
     variances, axes = np.linalg.eigh(densities.T @ densities / len(densities))
     plane = axes[:, [2, 1]] * np.where(axes[:, [2, 1]].sum(axis=0) < 0, -1.0, 1.0)
@@ -136,12 +139,12 @@ def check_directions(haematoxylin: FloatArray, eosin: FloatArray) -> None:
         raise UnsafeStainError("the colours found are not those of dyes: one of them would brighten the light")
     angle = angle_deg(haematoxylin, eosin)
     gap = float(haematoxylin[0] / haematoxylin.sum() - eosin[0] / eosin.sum())
-    if angle < MIN_ANGLE_DEG or gap < MIN_RED_GAP:
-        raise UnsafeStainError(
-            f"haematoxylin and eosin cannot be told apart: their colours differ by {angle:.1f} degrees and "
-            f"{gap:.2f} in the share of red, at least {MIN_ANGLE_DEG:g} degrees and {MIN_RED_GAP:g} are needed; "
-            "the tissue may show one stain only"
-        )
+    for value, least, unit in ((angle, MIN_ANGLE_DEG, "degrees"), (gap, MIN_RED_GAP, "in the share of red")):
+        if value < least:
+            raise UnsafeStainError(
+                f"haematoxylin and eosin cannot be told apart: their colours differ by {told_from(value, least)} "
+                f"{unit}, at least {least:g} is needed; the tissue may show one stain only"
+            )
     for name, vector, published, largest in (
         ("haematoxylin", haematoxylin, PUBLISHED_HAEMATOXYLIN, MAX_TURNS_DEG[0]),
         ("eosin", eosin, PUBLISHED_EOSIN, MAX_TURNS_DEG[1]),
@@ -149,8 +152,8 @@ def check_directions(haematoxylin: FloatArray, eosin: FloatArray) -> None:
         turn = min(angle_deg(vector, np.array(direction)) for direction in published)
         if turn > largest:
             raise UnsafeStainError(
-                f"the colour taken for {name} is {turn:.0f} degrees away from it, {largest:g} are considered "
-                "safe; the slide may carry another stain or ink"
+                f"the colour taken for {name} is {told_from(turn, largest)} degrees away from it, {largest:g} "
+                "are considered safe; the slide may carry another stain or ink"
             )
     if eosin[1] <= eosin[2]:
         raise UnsafeStainError(
@@ -163,13 +166,14 @@ def _check_light(densities: FloatArray, variances: FloatArray) -> None:
     black = float((densities > BLACK_DENSITY).any(axis=1).mean())
     if black > MAX_BLACK_SHARE:
         raise UnsafeStainError(
-            f"{black:.0%} of the stained pixels are black in some channel, {MAX_BLACK_SHARE:.0%} are considered safe"
+            f"{told_from(100 * black, 100 * MAX_BLACK_SHARE)} % of the stained pixels are black in some channel, "
+            f"{100 * MAX_BLACK_SHARE:g} % are considered safe"
         )
     grain = float(variances[0] / variances[1])
     if grain > MAX_GRAIN_SHARE:
         raise UnsafeStainError(
-            f"the colours are mostly grain: what two stains cannot explain is {grain:.2f} times what tells them "
-            f"apart, {MAX_GRAIN_SHARE:g} is considered safe"
+            "the colours are mostly grain: what two stains cannot explain is "
+            f"{told_from(grain, MAX_GRAIN_SHARE)} times what tells them apart, {MAX_GRAIN_SHARE:g} is considered safe"
         )
 
 

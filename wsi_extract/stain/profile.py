@@ -19,6 +19,8 @@ MIN_TISSUE_PIXELS = 1000
 """Percentiles and deviations of fewer pixels are those of a few cells."""
 MIN_TISSUE_SHARE = 0.02
 """Of the sampled pixels; when fewer are stained, they are the specks and the grain of pale tissue."""
+MAX_GREY_SPREAD = 2
+"""Grey levels; rounding leaves one or two between the channels of a grey JPEG."""
 GAIN_RANGE = (0.1, 5.0)
 """A stain, or a contrast, may be multiplied by this; beyond it, grain becomes tissue or tissue becomes flat."""
 
@@ -44,14 +46,41 @@ def check_count(n_found: int, *, n_pixels: int, kind: str) -> None:
     Raises
     ------
     UnsafeStainError
-        When fewer than `MIN_TISSUE_PIXELS`, or than `MIN_TISSUE_SHARE`, were found.
+        When there are no pixels at all, or fewer than `MIN_TISSUE_PIXELS` or `MIN_TISSUE_SHARE` were found.
     """
+    if not n_pixels:
+        raise UnsafeStainError("no tissue was found")
     n_needed = max(MIN_TISSUE_PIXELS, ceil(MIN_TISSUE_SHARE * n_pixels))
     if n_found < n_needed:
         raise UnsafeStainError(
             f"too little stained tissue: {n_found} of {n_pixels} sampled pixels are {kind}, "
             f"at least {n_needed} are needed"
         )
+
+
+def check_colour(pixels: PixelArray) -> None:
+    """Refuse pixels whose three channels hold the same picture.
+
+    Raises
+    ------
+    UnsafeStainError
+        When no pixel has more than `MAX_GREY_SPREAD` between its channels.
+    """
+    if int(np.ptp(pixels, axis=1).max()) <= MAX_GREY_SPREAD:
+        raise UnsafeStainError("the picture is grey, not a colour picture")
+
+
+def told_from(value: float, limit: float) -> str:
+    """Return a number with as many digits as it takes to see that it is not the limit.
+
+    >>> told_from(7.996, 8), told_from(18.72, 8)
+    ('7.996', '18.7')
+    """
+    for n_digits in range(3, 9):
+        text = f"{value:.{n_digits}g}"
+        if float(text) != round(limit, 9):
+            return text
+    return repr(value)
 
 
 def check_gains(gains: dict[str, float]) -> None:
@@ -65,7 +94,8 @@ def check_gains(gains: dict[str, float]) -> None:
     low, high = GAIN_RANGE
     for name, gain in gains.items():
         if not low <= gain <= high:
+            factor = told_from(gain, low if gain < low else high)
             raise UnsafeStainError(
-                f"the {name} would have to be multiplied by {gain:.3g} to match the target; "
+                f"the {name} would have to be multiplied by {factor} to match the target; "
                 f"{low:g} to {high:g} is considered safe"
             )

@@ -17,17 +17,24 @@ import numpy as np
 
 from wsi_extract.arrays import FloatArray
 from wsi_extract.stain.profile import (
+    GAIN_RANGE,
     PixelArray,
     Triple,
     UnsafeStainError,
+    check_colour,
     check_count,
     check_gains,
+    told_from,
     triple,
 )
 
 LMS_FROM_RGB = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
 MAX_TISSUE_GREY = 220.0
 """A pixel is tissue when the mean of its channels is at most this; glass is brighter."""
+FADE_GREYS = (200.0, 235.0)
+"""Means of the channels between which the change falls from all to nothing. Glass is 235 to 246 in scans, not 255.
+Tissue reaches the mean of its target to 0.03 and the deviation to 5 %. A fade that begins later is steeper: paler
+tissue would end up darker."""
 MAX_SHIFTS = (2.0, 0.35, 0.12)
 """Largest change of the mean of l, alpha and beta: a factor of 3 in brightness; colours from eosin to haematoxylin."""
 MEAN_ALPHA_RANGE = (-0.8, 0.04)
@@ -84,6 +91,7 @@ def measure_statistics(pixels: PixelArray) -> tuple[ColourStatistics, int]:
     """
     tissue = pixels[pixels.sum(axis=1, dtype=np.int64) <= 3 * MAX_TISSUE_GREY]
     check_count(len(tissue), n_pixels=len(pixels), kind="darker than glass")
+    check_colour(tissue)
     lab = lab_of(tissue)
     deviation = lab.std(axis=0)
     if deviation.min() < _MIN_DEVIATION:
@@ -98,8 +106,8 @@ def _check_colours(tissue: PixelArray, lab: FloatArray) -> None:
     green_share = float((green > np.maximum(red, blue) + GREEN_LEAD).mean())
     if green_share > MAX_GREEN_SHARE:
         raise UnsafeStainError(
-            f"{green_share:.0%} of the tissue is green, {MAX_GREEN_SHARE:.0%} are considered safe; the slide may "
-            "carry ink"
+            f"{told_from(100 * green_share, 100 * MAX_GREEN_SHARE)} % of the tissue is green, "
+            f"{100 * MAX_GREEN_SHARE:g} % are considered safe; the slide may carry ink"
         )
     mean, deviation = lab.mean(axis=0), lab.std(axis=0)
     for axis, (low, high), largest in zip(
@@ -130,13 +138,18 @@ def log_lms_transform(source: ColourStatistics, target: ColourStatistics) -> Flo
         When the colours are too far apart for tissue of the same stain.
     """
     gains = np.array(target.deviation) / np.array(source.deviation)
+    if gains[0] > GAIN_RANGE[1]:
+        raise UnsafeStainError(
+            f"the slide is nearly colourless next to the target: its {_AXES[0]} would have to be multiplied by "
+            f"{told_from(float(gains[0]), GAIN_RANGE[1])}, at most {GAIN_RANGE[1]:g} is considered safe"
+        )
     check_gains({name: float(gain) for name, gain in zip(_AXES, gains, strict=True)})
     mean = np.array(source.mean)
     for name, shift, largest in zip(_AXES, np.abs(np.array(target.mean) - mean), MAX_SHIFTS, strict=True):
         if shift > largest:
             raise UnsafeStainError(
-                f"the mean {name} of the tissue is {shift:.2f} away from the target, {largest:g} is considered "
-                "safe; the slide may carry another stain or ink"
+                f"the mean {name} of the tissue is {told_from(shift, largest)} away from the target, "
+                f"{largest:g} is considered safe; the slide may carry another stain or ink"
             )
     into = lab_from_log_lms()
     matrix = np.empty((3, 4), dtype=np.float64)

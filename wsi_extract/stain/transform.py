@@ -24,7 +24,7 @@ class StainTransform:
     Macenko: optical densities are multiplied by the matrix. White stays white.
 
     Reinhard: natural logarithms of LMS are mapped by matrix and offset. That would tint glass, whose colour no
-    statistics of tissue know; from the brightness at which tissue ends to white, the change fades out linearly.
+    statistics of tissue know; from the brightness of pale tissue to that of glass, the change fades out linearly.
     """
 
     method: StainNorm
