@@ -19,8 +19,10 @@ from wsi_extract.verify import compare
 
 SIGNALLED = """
 import os, sys
+from wsi_extract import blocks
 from wsi_extract.__main__ import main
 from wsi_extract.export import hdf5_files
+blocks.MIN_BLOCK_PATCHES = 16  # as in all tests
 hdf5_files.PATCHES_PER_PART = 3
 number, n_left = int(sys.argv[1]), int(sys.argv[2])
 def on_event(event, arguments):
