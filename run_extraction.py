@@ -67,7 +67,15 @@ def _metavar(name: str) -> str:
             choices = [str(member.value) for member in kind]
     if choices:
         return "{" + ",".join(choices) + "}"
-    kinds = {"_dir": "FOLDER", "_csv": "FILE", "_json": "FILE", "_px": "PX", "_um": "UM", "_slides": "A,B,C"}
+    kinds = {
+        "_dir": "FOLDER",
+        "_csv": "FILE",
+        "_json": "FILE",
+        "_target": "FILE",
+        "_px": "PX",
+        "_um": "UM",
+        "_slides": "A,B,C",
+    }
     return next((kind for ending, kind in kinds.items() if name.endswith(ending)), "VALUE")
 
 

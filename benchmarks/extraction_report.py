@@ -235,7 +235,7 @@ def result_of(found: Sequence[Comparison], *, conditions: tuple[str, ...]) -> tu
     """Return the result with its tables, and the chart by file name: the first overlap, CPU time per patch."""
     shown = found[0]
     chart = bar_chart_svg(
-        f"CPU time per patch, grid, overlap {shown.overlap:.0%}",
+        f"CPU time per patch, grid, overlap {shown.overlap:.0%} (logarithmic)",
         _bars(shown),
         unit="ms",
         highlighted=frozenset(job.name for job in shown.jobs),

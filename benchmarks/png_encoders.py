@@ -274,7 +274,7 @@ def compare(options: argparse.Namespace) -> tuple[BenchmarkResult, str]:
         (f"{cost.encoder} ({cost.n_bytes / 1e3:.0f} KB)", cost.encode_ms) for cost in costs if cost.texture == TISSUE
     ]
     ours = frozenset(label for label, _ in bars if label.split(" (")[0] in set(PngEncoder))
-    return result, bar_chart_svg("Encoding a patch of tissue as PNG", bars, unit="ms", highlighted=ours)
+    return result, bar_chart_svg("Encoding a patch of tissue as PNG (logarithmic)", bars, unit="ms", highlighted=ours)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,13 +16,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
-import imagecodecs
 import numpy as np
 import tifffile
 
 from benchmarks.texture import (
     COLOUR_BLUR_PX,
     COLOUR_GRAIN,
+    GLASS_GREY,
+    GRAIN_OF_GLASS,
     LUMINANCE_BLUR_PX,
     LUMINANCE_GRAIN,
     TISSUE_GREY,
@@ -33,14 +34,12 @@ from wsi_extract.files import atomic_writer
 from wsi_extract.synthetic import HeSlideSpec, compose_scene
 from wsi_extract.synthetic.bands import draw_band
 from wsi_extract.synthetic.scene import Scene
-from wsi_extract.synthetic.slide import DOWNSAMPLES
+from wsi_extract.synthetic.slide import DOWNSAMPLES, encode_tile
 
 GRAIN_GAIN = 1.1
 """Grain relative to `benchmarks.texture`: chroma subsampling swallows some, and the bytes are to come out alike."""
 _NOISE_PX = 2048
 """Side of the field the grain is cut from."""
-_GLASS_GREY, _GRAIN_OF_GLASS = 236, 0.05
-"""Mean grey of bare glass, and its grain as a share of that of tissue."""
 _BANDS_PER_SHARE = 3
 """What one task draws; a process that draws less starts up for longer than it helps."""
 
@@ -73,20 +72,8 @@ def _add_grain(rgb: RgbImage, *, noise: Noise, key: tuple[int, int, int]) -> Non
     side = rgb.shape[0]
     x, y = np.random.default_rng(key).integers(0, _NOISE_PX - side, 2).tolist()
     grey = cv2.GaussianBlur(rgb.mean(axis=2, dtype=np.float32), (0, 0), 2)
-    share = np.clip((_GLASS_GREY - grey) / (_GLASS_GREY - TISSUE_GREY), _GRAIN_OF_GLASS, 1)
+    share = np.clip((GLASS_GREY - grey) / (GLASS_GREY - TISSUE_GREY), GRAIN_OF_GLASS, 1)
     rgb[:] = np.clip(np.rint(rgb + share[..., None] * noise[y : y + side, x : x + side]), 0, 255)
-
-
-def _encode(rgb: RgbImage, *, spec: HeSlideSpec) -> bytes:
-    return bytes(
-        imagecodecs.jpeg8_encode(
-            np.ascontiguousarray(rgb),
-            level=spec.quality,
-            colorspace="rgb",
-            outcolorspace="ycbcr",
-            subsampling=spec.chroma_subsampling,
-        )
-    )
 
 
 def _encode_tiles(rgb: RgbImage, *, spec: HeSlideSpec) -> Iterator[bytes]:
@@ -96,7 +83,7 @@ def _encode_tiles(rgb: RgbImage, *, spec: HeSlideSpec) -> Iterator[bytes]:
     padded = np.pad(rgb, ((0, -height % t), (0, -width % t), (0, 0)), mode="edge")
     for y in range(0, height, t):
         for x in range(0, width, t):
-            yield _encode(padded[y : y + t, x : x + t], spec=spec)
+            yield encode_tile(padded[y : y + t, x : x + t], spec=spec)
 
 
 def _shrink(rgb: RgbImage) -> RgbImage:
@@ -178,7 +165,7 @@ def _write_pages(tiff: tifffile.TiffWriter, bands: Iterator[_Band], *, spec: HeS
     _write_page(tiff, tiles_0(), size_wh_px=(w_0, h_0), note=f"{source} {coding}{properties}", spec=spec)
     level_16 = np.concatenate(rows_16)[:h_16, :w_16]
     note = f"{w_0}x{h_0} -> {w_16}x{h_16} - {properties}"
-    thumbnail = iter([_encode(level_16, spec=spec)])
+    thumbnail = iter([encode_tile(level_16, spec=spec)])
     _write_page(tiff, thumbnail, size_wh_px=(w_16, h_16), note=note, spec=spec, is_tiled=False)
     n_tiles_4 = -(-w_4 // spec.tile_px) * -(-h_4 // spec.tile_px)
     note = f"{source} -> {w_4}x{h_4} {coding}"

@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None, *, peers: Sequence[Peer] = PEER
     )
     bars = [(cost.name, cost.cpu_ms) for cost in costs]
     ours = frozenset(cost.name for cost in costs if "window" in cost.name or "patch by patch" in cost.name)
-    svg = bar_chart_svg("Stain normalisation: CPU time per patch", bars, unit="ms", highlighted=ours)
+    svg = bar_chart_svg("Stain normalisation: CPU time per patch (logarithmic)", bars, unit="ms", highlighted=ours)
     write_result(options.out, result, plots={f"{NAME}.svg": svg})
     sys.stdout.write(result.to_markdown())
     return 0

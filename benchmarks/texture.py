@@ -34,8 +34,8 @@ JPEG_TILE_PX = 240
 JPEG_QUALITY = 80
 TISSUE_GREY = 215
 """A pixel darker than this on the mean of its channels counts as tissue."""
-_GLASS_GREY = 236
-_GRAIN_OF_GLASS = 0.05
+GLASS_GREY = 236
+GRAIN_OF_GLASS = 0.05
 """Grain of bare glass as a share of that of tissue."""
 _MAX_COLUMNS = 32
 _ROWS_PER_ROW_OF_PATCHES = 4
@@ -125,7 +125,7 @@ def _add_grain(rgb: RgbImage, *, rng: np.random.Generator) -> RgbImage:
     shared = LUMINANCE_GRAIN * _noise(rng, shape=(height, width, 1), blur_px=LUMINANCE_BLUR_PX)
     own = COLOUR_GRAIN * _noise(rng, shape=(height, width, 3), blur_px=COLOUR_BLUR_PX)
     grey = cv2.GaussianBlur(rgb.mean(axis=2, dtype=np.float32), (0, 0), 2)
-    share = np.clip((_GLASS_GREY - grey) / (_GLASS_GREY - TISSUE_GREY), _GRAIN_OF_GLASS, 1)
+    share = np.clip((GLASS_GREY - grey) / (GLASS_GREY - TISSUE_GREY), GRAIN_OF_GLASS, 1)
     return np.asarray(np.clip(np.rint(rgb + share[..., None] * (shared + own)), 0, 255), dtype=np.uint8)
 
 

@@ -176,7 +176,9 @@ class RunConfig(BaseModel):
     reader: ReaderMode = Field(
         ReaderMode.AUTO, description="who decodes tiles: auto (direct where proven equal), openslide or direct"
     )
-    workers: int | None = Field(None, ge=0, description="processes; 0: serial, without Dask; default: one per core")
+    workers: int | None = Field(
+        None, ge=0, description="processes; 0: serial, without Dask; default: one per core, once there is enough to do"
+    )
     scheduler: str | None = Field(None, pattern=r"^(tcp|tls)://", description="existing Dask cluster, tcp://HOST:8786")
     dashboard_address: str = Field(
         "127.0.0.1:8787", pattern=r"^\S*:\d{1,5}$", description="where the local cluster's dashboard listens"

@@ -31,7 +31,8 @@ class _LowerLevels:
     rows_16: list[RgbImage]
 
 
-def _encode(rgb: RgbImage, *, spec: HeSlideSpec) -> bytes:
+def encode_tile(rgb: RgbImage, *, spec: HeSlideSpec) -> bytes:
+    """Return ``rgb`` as a JPEG stream of the slide's quality and subsampling."""
     return bytes(
         imagecodecs.jpeg8_encode(
             np.ascontiguousarray(rgb),
@@ -46,7 +47,7 @@ def _encode(rgb: RgbImage, *, spec: HeSlideSpec) -> bytes:
 def _encode_tile_row(rgb: RgbImage, *, n_tiles: int, spec: HeSlideSpec) -> Iterator[bytes]:
     t = spec.tile_px
     for column in range(n_tiles):
-        yield _encode(rgb[:, column * t : (column + 1) * t], spec=spec)
+        yield encode_tile(rgb[:, column * t : (column + 1) * t], spec=spec)
 
 
 def _shrink(rgb: RgbImage) -> RgbImage:
@@ -115,7 +116,7 @@ def _write_pages(tiff: tifffile.TiffWriter, scene: Scene) -> None:
     _write_page(tiff, tiles, size_wh_px=(w_0, h_0), note=note, tile_wh_px=tile, spec=spec)
     level_16 = np.concatenate(lower.rows_16)[:h_16, :w_16]
     note = f"{w_0}x{h_0} -> {w_16}x{h_16} - {properties}"
-    thumbnail = iter([_encode(level_16, spec=spec)])
+    thumbnail = iter([encode_tile(level_16, spec=spec)])
     _write_page(tiff, thumbnail, size_wh_px=(w_16, h_16), note=note, tile_wh_px=None, spec=spec)
     n_tiles_4 = -(-w_4 // spec.tile_px) * -(-h_4 // spec.tile_px)
     note = f"{source} -> {w_4}x{h_4} JPEG/RGB Q={spec.quality}"
