@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from wsi_extract.arrays import RgbImage
+from wsi_extract.files import is_temporary
 from wsi_extract.records import SCHEMA, BlockDocument, PatchEntry
 from wsi_extract.storage import CodecName, PngEncoder, Store
 from wsi_extract.stores.block_files import BlockTarget, ShardPlace, files_of_block, write_block_files
@@ -90,3 +94,51 @@ def test_a_slide_that_breaks_in_the_middle_leaves_no_file(tmp_path: Path, store:
     with pytest.raises(RuntimeError, match="the slide broke"):
         write_block_files(block_document(), patches(), target=target_in(tmp_path, store), place=PLACE)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("store", list(Store))
+def test_the_check_sees_the_finished_document_when_all_is_durable_and_nothing_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    document, target = block_document(), target_in(tmp_path, store)
+    durable: set[int] = set()
+    fsync = os.fsync
+
+    def traced(descriptor: int) -> None:
+        time.sleep(0.01)  # a slow disk
+        fsync(descriptor)
+        durable.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", traced)
+    seen: list[tuple[BlockDocument, list[bool]]] = []
+
+    def check(finished: BlockDocument) -> None:
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert {path.stat().st_ino for path in files} <= durable
+        seen.append((copy.deepcopy(finished), [is_temporary(path.name) for path in files]))
+
+    patches = ((row, pixels_of(row)) for row in range(5))
+    write_block_files(document, patches, target=target, place=PLACE, check=check)
+    n_files = len(list(files_of_block(document, target=target)))
+    assert seen == [(document, [True] * n_files)]
+    assert not any(is_temporary(path.name) for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("store", [Store.PNG, Store.ZARR, Store.BOTH])
+def test_what_the_check_refuses_replaces_nothing(tmp_path: Path, store: Store) -> None:
+    target = target_in(tmp_path, store)
+    write_block_files(block_document(), ((row, pixels_of(row)) for row in range(5)), target=target, place=PLACE)
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refuse(_finished: BlockDocument) -> None:
+        raise ValueError("not the same")
+
+    with pytest.raises(ValueError, match="not the same"):
+        write_block_files(
+            block_document(),
+            ((row, pixels_of(row + 9)) for row in range(5)),
+            target=target,
+            place=PLACE,
+            check=refuse,
+        )
+    assert before == {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.rglob("*") if path.is_file()}

@@ -335,6 +335,7 @@ def test_a_slide_replaced_while_it_is_read_leaves_no_record(slide: SlideInfo, ta
         write_pixels(job, slides)
     assert not is_done(job)
     assert not record_path(job).exists()
+    assert not shard_path(job).exists()
 
 
 # --- records -------------------------------------------------------------------------------------------------------

@@ -5,12 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wsi_extract.errors import IntegrityError
 from wsi_extract.files import canonical_json, sha256_of
-from wsi_extract.records import SCHEMA, BlockDocument, encode_document, read_document
+from wsi_extract.record_files import digest_in
+from wsi_extract.records import (
+    SCHEMA,
+    BlockDocument,
+    ShardEntry,
+    check_repeated,
+    encode_document,
+    read_document,
+    read_document_with_digest,
+    without_files,
+)
 
 numbers = st.floats(0, 256, allow_nan=False)
 labels = st.fixed_dictionaries(
@@ -166,3 +176,65 @@ def test_the_digest_is_that_of_the_canonical_document(document: BlockDocument) -
     data = encode_document(document)
     body = canonical_json(document)
     assert data == canonical_json({"sha256": sha256_of(body)})[:-1] + b',"block":' + body + b"}\n"
+
+
+@given(document=documents)
+def test_the_digest_comes_with_the_document_and_stands_in_its_bytes(
+    tmp_path_factory: pytest.TempPathFactory, document: BlockDocument
+) -> None:
+    path = tmp_path_factory.mktemp("records") / "000000.json"
+    path.write_bytes(encode_document(document))
+    digest = sha256_of(canonical_json(document))
+    assert read_document_with_digest(path) == (document, digest)
+    assert digest_in(path.read_bytes()) == digest
+
+
+# --- blocks that are written once more -----------------------------------------------------------------------------
+
+
+def without_repeated_names(document: BlockDocument) -> BlockDocument:
+    names = {patch["file_name"]: patch for patch in document["patches"]}
+    return {**document, "patches": list(names.values())}
+
+
+@given(document=documents)
+def test_the_same_block_is_accepted_whatever_it_holds(
+    tmp_path_factory: pytest.TempPathFactory, document: BlockDocument
+) -> None:
+    document = without_repeated_names(document)
+    path = tmp_path_factory.mktemp("records") / "000000.json"
+    check_repeated(document, path=path)  # there is no record yet
+    path.write_bytes(encode_document(document))
+    check_repeated(document, path=path)
+
+
+@given(document=documents, other=documents)
+def test_another_block_is_refused_whatever_it_holds(
+    tmp_path_factory: pytest.TempPathFactory, document: BlockDocument, other: BlockDocument
+) -> None:
+    document, other = without_repeated_names(document), without_repeated_names(other)
+    assume(canonical_json(document) != canonical_json(other))
+    path = tmp_path_factory.mktemp("records") / "000000.json"
+    path.write_bytes(encode_document(document))
+    with pytest.raises(IntegrityError, match="determinism alarm") as caught:
+        check_repeated(other, path=path)
+    assert str(path) in caught.value.message
+    assert str(path) in caught.value.remedy
+    check_repeated({**other, "plan_digest": "ef" * 32}, path=path)  # of another plan
+
+
+@pytest.mark.parametrize("record", [b"", b"{}", encode_document({**example_document(), "schema": SCHEMA + 1})])
+def test_a_record_that_cannot_be_used_counts_as_none(tmp_path: Path, record: bytes) -> None:
+    path = tmp_path / "000000.json"
+    path.write_bytes(record)
+    check_repeated(example_document(), path=path)
+
+
+def test_files_that_only_one_of_two_records_tells_of_are_no_difference(tmp_path: Path) -> None:
+    path = tmp_path / "000000.json"
+    shard: ShardEntry = {"number": 0, "n_rows": 4, "bytes": 7, "sha256": "ef" * 32}
+    whole, bare = example_document(), without_files(example_document())
+    of_arrays: BlockDocument = {**bare, "shard": shard}
+    for known, now in ((bare, whole), (whole, bare), (whole, of_arrays), (of_arrays, whole)):
+        path.write_bytes(encode_document(known))
+        check_repeated(now, path=path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zarr.codecs import ZstdCodec
 
 from wsi_extract.errors import IntegrityError
-from wsi_extract.stores.arrays import DATA_TYPES, ROWS_PER_CHUNK, ArrayAppender, Rows, read_array, write_array
+from wsi_extract.stores.arrays import CODECS, DATA_TYPES, ROWS_PER_CHUNK, ArrayAppender, Rows, read_array, write_array
 from wsi_extract.stores.zarr_json import ArrayShape, array_document, group_document, sealed, write_document
 
 
@@ -234,3 +234,20 @@ def test_no_flipped_bit_changes_a_number(tmp_path: Path, name: str) -> None:
             path.write_bytes(data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :])
             n_noticed += is_refused(tmp_path, path, else_holds=rows)
         assert n_noticed == 8 or (name != "zarr.json" and n_noticed > 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk_shape", "match"),
+    [
+        ((10**12,), (8,), "c/2 is missing"),
+        ((8,), (10**12,), "chunks of 8000000000000 bytes"),
+    ],
+)
+def test_sizes_that_no_file_bears_out_take_no_memory(
+    tmp_path: Path, shape: tuple[int, ...], chunk_shape: tuple[int, ...], match: str
+) -> None:
+    append_all(tmp_path, [numbers(16)], rows_per_chunk=8)
+    outline = ArrayShape(shape=shape, data_type="int64", chunk_shape=chunk_shape)
+    write_document(tmp_path, sealed(array_document(outline, codecs=CODECS, attributes={})))
+    with pytest.raises(IntegrityError, match=match):
+        read_array(tmp_path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract.stores.shards import DamagedShardError, ShardReader, write_shard
+from wsi_extract.files import sha256_of_file
+from wsi_extract.stores.shards import DamagedShardError, ShardReader, StoredShard, write_shard
 
 FILES = Path("/proc/self/fd")
 CHUNKS = {0: b"first", 3: b"", 2: b"third" * 100}
@@ -47,6 +50,31 @@ def test_a_shard_that_is_not_finished_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the slide broke"):
         write_shard(tmp_path / "0", chunks(), n_chunks=4)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_can_be_refused_when_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "0"
+    write_shard(path, [(0, b"old")], n_chunks=1)
+    durable: set[int] = set()
+    fsync = os.fsync
+
+    def traced(descriptor: int) -> None:
+        time.sleep(0.01)  # a slow disk
+        fsync(descriptor)
+        durable.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", traced)
+
+    def refuse(stored: StoredShard) -> None:
+        (temporary,) = (file for file in tmp_path.iterdir() if file != path)
+        assert temporary.stat().st_ino in durable
+        assert (stored.n_bytes, stored.sha256) == (temporary.stat().st_size, sha256_of_file(temporary))
+        raise ValueError("not the same")
+
+    with pytest.raises(ValueError, match="not the same"):
+        write_shard(path, [(0, b"new")], n_chunks=1, check=refuse)
+    assert list(tmp_path.iterdir()) == [path]
+    assert ShardReader().read(str(path), 0, n_chunks=1) == b"old"
 
 
 @pytest.mark.parametrize("n_bytes_per_step", [1, 100, 2**24])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from wsi_extract.files import write_atomically
 from wsi_extract.layout import patch_file_name, record_path
 from wsi_extract.model import Block, BlockRecord, OutputFrame, PatchKind, SlideLevel
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
+from wsi_extract.record_files import digest_in
+from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, check_repeated, encode_document
 from wsi_extract.resample import cut_patch, support_px
 from wsi_extract.slides import OpenedSlide, SlideCache
 from wsi_extract.stain import StainTransform
@@ -44,27 +46,48 @@ class ExtractJob:
 def extract_block(job: ExtractJob, slides: SlideCache) -> BlockRecord:
     """Label the patches of one block, read and write them unless the pixel store holds them; the record comes last.
 
+    No file gets its name before all are durable, the slide was found unchanged, and the block is what it was if it
+    was written before.
+
     Raises
     ------
     SlideError
-        When a region of the slide cannot be read. No pixel is ever made up.
+        When a region of the slide cannot be read, or the slide was replaced. No pixel is ever made up.
+    IntegrityError
+        When the block was written before after the same plan, and differs now.
+    EnvironmentFaultError
+        When the folder does not belong to the job's run any more.
     OSError
         When the output cannot be written.
     """
     block = job.block
-    document = _describe(block, rules=job.rules)
-    if job.target.store is not Store.PIXELS:
-        slide = slides.get(block.slide, reader=job.reader, pixel_map=job.stain)
-        write_block_files(
-            document,
-            read_patches(slide, block),
-            target=job.target,
-            place=ShardPlace(number=block.shard, n_rows=block.n_rows),
-        )
-        slide.check_unchanged()
     path = record_path(job.target.output_dir, slide_id=block.slide.slide_id, index=block.index)
-    write_atomically(path, encode_document(document))
-    return BlockRecord(slide_id=block.slide.slide_id, index=block.index, n_patches=len(block))
+    document = _describe(block, rules=job.rules)
+    if job.target.store is Store.PIXELS:
+        check_repeated(document, path=path)
+    else:
+        _write_pixels(document, job=job, slides=slides, path=path)
+    record = encode_document(document)
+    job.target.check_claim()
+    write_atomically(path, record)
+    return BlockRecord(slide_id=block.slide.slide_id, index=block.index, n_patches=len(block), sha256=digest_in(record))
+
+
+def _write_pixels(document: BlockDocument, *, job: ExtractJob, slides: SlideCache, path: Path) -> None:
+    block = job.block
+    slide = slides.get(block.slide, reader=job.reader, pixel_map=job.stain)
+
+    def check(finished: BlockDocument) -> None:
+        slide.check_unchanged()
+        check_repeated(finished, path=path)
+
+    write_block_files(
+        document,
+        read_patches(slide, block),
+        target=job.target,
+        place=ShardPlace(number=block.shard, n_rows=block.n_rows),
+        check=check,
+    )
 
 
 def read_patches(slide: OpenedSlide, block: Block) -> Iterator[tuple[int, RgbImage]]:

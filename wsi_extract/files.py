@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,12 +15,16 @@ from threading import Thread
 from typing import IO, Self
 from uuid import uuid4
 
+from wsi_extract.renames import remove_quietly, replace_file
+
 TEMPORARY_SUFFIX = ".partial"
 SYNC_THREADS = 16
 """The file system commits what waits together at once: 256 files take 0.05 s with 16 threads, 0.9 s one by one."""
 SYNC_BATCH = 16
 MAX_WAITING_BATCHES = 8
 """Of one writer: their files are open because they are not durable yet; the usual limit of a process is 1,024."""
+NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES})
+"""What a file system says that cannot make folders durable, and EACCES of one that may be changed but not listed."""
 
 
 def temporary_beside(path: Path) -> Path:
@@ -37,12 +42,32 @@ def is_temporary(name: str) -> bool:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make renames inside ``folder`` durable; nothing where the file system has no durable folders.
+
+    Raises
+    ------
+    OSError
+        When it has, and failed.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            _name_file(error, str(folder))
+            raise
+
+
+def fsync_folders(folders: Iterable[Path]) -> None:
+    """Make renames inside the folders durable, and the folders themselves.
+
+    A folder that was found may have been made a moment ago by another process, which died before it was durable.
+    """
+    for each in sorted({each for folder in folders for each in (folder, folder.parent)}):
+        fsync_folder(each)
 
 
 def make_folder(folder: Path) -> None:
@@ -61,15 +86,22 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as stream:
+        with temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        replace_file(str(temporary), str(path))
+    except BaseException as error:
+        remove_quietly((str(temporary),))
+        _name_file(error, str(path))
         raise
-    fsync_folder(path.parent)
+    fsync_folders((path.parent,))
+
+
+def _name_file(error: BaseException, path: str) -> None:
+    """Say which file, or folder, an error is about: the system does not when a write or a wait for the disk fails."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None and path:
+        error.filename = path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -107,6 +139,22 @@ class Synchroniser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._end_threads()
+        if kind is None:
+            self._raise_first()
+
+    def wait(self) -> None:
+        """Return when all files that were added are durable.
+
+        Raises
+        ------
+        OSError
+            When one of them could not be made durable.
+        """
+        self._end_threads()
+        self._raise_first()
+
+    def _end_threads(self) -> None:
         try:
             self._hand_over()
         finally:
@@ -114,8 +162,7 @@ class Synchroniser:
                 self._waiting.put(None)
             for thread in self._threads:
                 thread.join()
-        if kind is None:
-            self._raise_first()
+        self._threads.clear()
 
     def add(self, descriptor: int) -> None:
         """Take over an open file: synchronise and close it, now or later.
@@ -131,6 +178,8 @@ class Synchroniser:
             self._raise_first()
 
     def _hand_over(self) -> None:
+        if not self._collected:
+            return
         n_waiting = self._waiting.qsize()
         if len(self._threads) < self._n_threads and (n_waiting or not self._threads):
             self._start_thread()
@@ -188,12 +237,7 @@ class FileBatch:
         OSError
             When the file cannot be written, or a path is given twice.
         """
-        folder = path.rpartition("/")[0]
-        if folder not in self._folders:
-            make_folder(Path(folder))
-            self._folders.add(folder)
-        temporary = f"{path}.{self._ending}"
-        self._pending.append((temporary, path))
+        temporary = self._temporary_for(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             n_written = os.write(descriptor, data)
@@ -204,17 +248,47 @@ class FileBatch:
             raise
         self._synchroniser.add(descriptor)
 
+    @contextmanager
+    def open_file(self, path: str) -> Iterator[IO[bytes]]:
+        """Open a file that is written bit by bit, otherwise like `add`."""
+        with Path(self._temporary_for(path)).open("xb") as stream:
+            yield stream
+            stream.flush()
+            self._synchroniser.add(os.dup(stream.fileno()))
+
+    def _temporary_for(self, path: str) -> str:
+        folder = path.rpartition("/")[0]
+        if folder not in self._folders:
+            make_folder(Path(folder))
+            self._folders.add(folder)
+        temporary = f"{path}.{self._ending}"
+        self._pending.append((temporary, path))
+        return temporary
+
+    def make_durable(self) -> None:
+        """Return when what was written so far is durable: the moment to refuse it, before any file has its name.
+
+        Raises
+        ------
+        OSError
+            When a file could not be made durable.
+        """
+        self._synchroniser.wait()
+
     def rename_all(self) -> None:
-        """Give all files their names; they have to be durable."""
+        """Give all files their names, durably; they have to be durable themselves."""
         for temporary, path in self._pending:
-            os.replace(temporary, path)  # noqa: PTH105  # of thousands of files, without making paths of their names
-        for folder in sorted(self._folders):
-            fsync_folder(Path(folder))
+            replace_file(temporary, path)
+        fsync_folders(Path(folder) for folder in self._folders)
+
+    @property
+    def place(self) -> str:
+        """A folder of the batch, for messages."""
+        return min(self._folders, default="")
 
     def remove_all(self) -> None:
         """Remove what has no name yet."""
-        for temporary, _ in self._pending:
-            Path(temporary).unlink(missing_ok=True)
+        remove_quietly(temporary for temporary, _ in self._pending)
 
 
 @contextmanager
@@ -229,20 +303,28 @@ def open_batch() -> Iterator[FileBatch]:
         with synchroniser:
             yield batch
         batch.rename_all()
-    except BaseException:
+    except BaseException as error:
         batch.remove_all()
+        _name_file(error, batch.place)
         raise
 
 
 def commit_together(pending: Sequence[tuple[Path, Path]]) -> None:
     """Make temporaries durable, all at once, then rename them: pairs of the temporary and its final path."""
-    with Synchroniser() as synchroniser:
-        for temporary, _ in pending:
-            synchroniser.add(os.open(temporary, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        with Synchroniser() as synchroniser:
+            for temporary, _ in pending:  # for writing as well: a share may refuse to flush what is read
+                synchroniser.add(os.open(temporary, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        _name_file(error, str(pending[0][1].parent))
+        raise
     for temporary, path in pending:
-        temporary.replace(path)
-    for folder in sorted({path.parent for _, path in pending}):
-        fsync_folder(folder)
+        replace_file(str(temporary), str(path))
+    fsync_folders(path.parent for _, path in pending)
+
+
+def accept(_written: object) -> None:
+    """Agree to what was written: there is nothing to compare it with."""
 
 
 def canonical_json(value: object) -> bytes:

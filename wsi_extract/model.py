@@ -344,6 +344,8 @@ class BlockRecord:
     slide_id: str
     index: int
     n_patches: int
+    sha256: str
+    """Of the content of the record on disk."""
 
 
 class FaultClass(StrEnum):
@@ -369,3 +371,7 @@ class Fault:
     error_type: str
     message: str
     remedy: str
+    n_attempts: int = 1
+    """How often the task was tried."""
+    errno_name: str = ""
+    """The system's name of the trouble, such as EIO; empty when it was not the system that complained."""

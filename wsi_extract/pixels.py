@@ -18,7 +18,8 @@ from wsi_extract.files import write_atomically
 from wsi_extract.layout import pixel_record_path, pixel_shard_path
 from wsi_extract.model import OutputFrame, SlideInfo
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.record_files import encode_record, read_record
+from wsi_extract.record_files import determinism_alarm, digest_in, encode_record, read_record
+from wsi_extract.run_claims import check_claim
 from wsi_extract.slides import OpenedSlide, SlideCache
 from wsi_extract.stain import StainTransform
 from wsi_extract.stores.codecs import PixelCodec
@@ -30,6 +31,7 @@ from wsi_extract.stores.pixel_array import (
     shards_of,
     write_pixel_shard,
 )
+from wsi_extract.stores.shards import StoredShard
 from wsi_extract.windows import read_windows
 
 SCHEMA = 1
@@ -60,6 +62,8 @@ class PixelJob:
     """(16, 16) bool, True for the chunks to store; at least one, none beyond the level's edge."""
     codec: PixelCodec
     output_dir: Path
+    run_digest: str | None = None
+    """Of the run that claimed the folder, see `wsi_extract.run_claims`; ``None`` for a folder that nobody claims."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,8 @@ class PixelRecord:
     row: int
     column: int
     n_chunks: int
+    sha256: str
+    """Of the content of the record on disk."""
 
 
 class PixelDocument(TypedDict):
@@ -110,7 +116,7 @@ def check_pixel_frame(slide_id: str, frame: OutputFrame) -> None:
 
 
 def cut_pixel_jobs(
-    coverage: BoolImage, *, source: StoredLevel, codec: PixelCodec, output_dir: Path
+    coverage: BoolImage, *, source: StoredLevel, codec: PixelCodec, output_dir: Path, run_digest: str | None = None
 ) -> Iterator[PixelJob]:
     """Yield the shards of a slide row by row; together they hold every chunk of the coverage once.
 
@@ -120,6 +126,8 @@ def cut_pixel_jobs(
         (rows, columns) bool, one value per chunk of the level that is read, True = to be stored.
     source
         The slide and level the coverage belongs to.
+    run_digest
+        Of the run that claimed the folder, see `PixelJob`.
 
     Raises
     ------
@@ -138,37 +146,89 @@ def cut_pixel_jobs(
             wanted=chunks_in_shard(coverage, row=row, column=column),
             codec=codec,
             output_dir=output_dir,
+            run_digest=run_digest,
         )
 
 
 def write_pixels(job: PixelJob, slides: SlideCache) -> PixelRecord:
     """Read the wanted chunks of one shard from the slide and write them; the record comes last.
 
+    The shard does not get its name before it is durable, the slide was found unchanged, and the shard is what it was
+    if it was written before.
+
     Raises
     ------
     SlideError
-        When a region of the slide cannot be read. No pixel is ever made up.
+        When a region of the slide cannot be read, or the slide was replaced. No pixel is ever made up.
+    IntegrityError
+        When the shard was written before after the same plan, and differs now.
+    EnvironmentFaultError
+        When the folder does not belong to the job's run any more.
     OSError
         When the output cannot be written.
     """
+    check_claim(job.output_dir, job.run_digest)  # before the batch makes a folder
     source = job.source
     slide_id = source.slide.slide_id
     path = pixel_shard_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
+    record_path = pixel_record_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
     slide = slides.get(source.slide, reader=source.reader, pixel_map=source.stain)
-    stored = write_pixel_shard(path, read_chunks(slide, job), codec=job.codec)
-    slide.check_unchanged()
-    document: PixelDocument = {
+
+    def check(finished: StoredShard) -> None:
+        slide.check_unchanged()
+        check_repeated(_describe(job, finished), path=record_path)
+        check_claim(job.output_dir, job.run_digest)
+
+    stored = write_pixel_shard(path, read_chunks(slide, job), codec=job.codec, check=check)
+    record = encode_pixel_document(_describe(job, stored))
+    check_claim(job.output_dir, job.run_digest)
+    write_atomically(record_path, record)
+    return PixelRecord(
+        slide_id=slide_id,
+        row=job.row,
+        column=job.column,
+        n_chunks=int(np.count_nonzero(job.wanted)),
+        sha256=digest_in(record),
+    )
+
+
+def _describe(job: PixelJob, stored: StoredShard) -> PixelDocument:
+    return {
         "schema": SCHEMA,
-        "slide_id": slide_id,
+        "slide_id": job.source.slide.slide_id,
         "shard": [job.row, job.column],
-        "plan_digest": source.plan_digest,
+        "plan_digest": job.source.plan_digest,
         "chunks": _hex_of(job.wanted),
         "bytes": stored.n_bytes,
         "sha256": stored.sha256,
     }
-    record_path = pixel_record_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
-    write_atomically(record_path, encode_pixel_document(document))
-    return PixelRecord(slide_id=slide_id, row=job.row, column=job.column, n_chunks=int(np.count_nonzero(job.wanted)))
+
+
+def check_repeated(document: PixelDocument, *, path: Path) -> None:
+    """Refuse a shard that came out otherwise than its record says; to be asked before its file gets its name.
+
+    A damaged record, or one of another plan, says nothing.
+
+    Raises
+    ------
+    IntegrityError
+        When the same plan gave something else before: the determinism alarm.
+    """
+    try:
+        known = read_pixel_document(path)
+    except IntegrityError:  # about to be replaced
+        return
+    if known is None or known["plan_digest"] != document["plan_digest"] or known == document:
+        return
+    slide_id, (row, column) = document["slide_id"], document["shard"]
+    file = pixel_shard_path(Path(), slide_id=slide_id, row=row, column=column)
+    difference = f"{file} has {_content_of(document)}, and had {_content_of(known)}"
+    raise determinism_alarm(f"slide {slide_id}, shard {row}, {column} of its pixels,", difference=difference, path=path)
+
+
+def _content_of(document: PixelDocument) -> str:
+    n_chunks = int(np.count_nonzero(chunks_of(document)))
+    return f"{n_chunks} chunks in {document['bytes']} bytes of SHA-256 {document['sha256']}"
 
 
 def read_chunks(slide: OpenedSlide, job: PixelJob) -> Iterator[tuple[int, RgbImage]]:
@@ -236,7 +296,19 @@ def read_pixel_document(path: Path) -> PixelDocument | None:
     IntegrityError
         When the file is damaged.
     """
-    return cast("PixelDocument | None", read_record(path, kind="shard", schema=SCHEMA))
+    found = read_pixel_document_with_digest(path)
+    return None if found is None else found[0]
+
+
+def read_pixel_document_with_digest(path: Path) -> tuple[PixelDocument, str] | None:
+    """Return the record at ``path`` and the SHA-256 of its content, ``None`` when there is none.
+
+    Raises
+    ------
+    IntegrityError
+        When the file is damaged.
+    """
+    return cast("tuple[PixelDocument, str] | None", read_record(path, kind="shard", schema=SCHEMA))
 
 
 def chunks_of(document: PixelDocument) -> BoolImage:

@@ -12,8 +12,13 @@ from wsi_extract.files import canonical_json, sha256_of
 
 DIGEST_CHARACTERS = 64
 """Of a SHA-256 as hex."""
+HEAD = b'{"sha256":"'
 TAIL = b"}\n"
 REMEDY = "Delete it and run again."
+ALARM_REMEDY = (
+    "Nothing was replaced. The slide has changed without a trace, memory is damaged, or a library does not always "
+    "give the same result: run again, best on another machine. If the same comes out there, what was recorded is wrong:"
+)
 
 
 def encode_record(document: Mapping[str, Any], *, kind: str) -> bytes:
@@ -29,11 +34,17 @@ def encode_record(document: Mapping[str, Any], *, kind: str) -> bytes:
 
 
 def _head(digest: str, *, kind: str) -> bytes:
-    return f'{{"sha256":"{digest}","{kind}":'.encode()
+    return HEAD + f'{digest}","{kind}":'.encode()
 
 
-def read_record(path: Path, *, kind: str, schema: int) -> dict[str, Any] | None:
-    """Return the document of the record at ``path``, ``None`` when there is none.
+def digest_in(record: bytes) -> str:
+    """Return the digest that stands in a record made by `encode_record`: the SHA-256 of its content."""
+    start = len(HEAD)
+    return record[start : start + DIGEST_CHARACTERS].decode("ascii")
+
+
+def read_record(path: Path, *, kind: str, schema: int) -> tuple[dict[str, Any], str] | None:
+    """Return the document of the record at ``path`` and its SHA-256, ``None`` when there is none.
 
     Raises
     ------
@@ -55,7 +66,24 @@ def read_record(path: Path, *, kind: str, schema: int) -> dict[str, Any] | None:
         raise IntegrityError(f"the record {path} is damaged: {error}.", REMEDY) from error
     if not is_known:
         raise IntegrityError(f"the record {path} is of another version of this program.", REMEDY)
-    return document
+    return document, digest_in(data)
+
+
+def determinism_alarm(what: str, *, difference: str, path: Path) -> IntegrityError:
+    """Return the error of work that was done once more and came out otherwise than its record at ``path`` says.
+
+    Parameters
+    ----------
+    what
+        The slide and the piece of it.
+    difference
+        What differs, with both values.
+    """
+    return IntegrityError(
+        f"determinism alarm: {what} was written once more after the same plan, but {difference}, says its record "
+        f"{path}.",
+        f"{ALARM_REMEDY} delete {path} and run again.",
+    )
 
 
 def read_json_object(path: Path, *, remedy: str) -> dict[str, Any] | None:

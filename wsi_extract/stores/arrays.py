@@ -6,6 +6,7 @@ array that fits into one chunk has a chunk of just its rows. The same rows give 
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import TypeAlias
@@ -31,6 +32,8 @@ Rows: TypeAlias = npt.NDArray[np.generic]
 
 DATA_TYPES = ("int8", "int16", "int32", "int64", "uint8", "float64")
 ROWS_PER_CHUNK = 2**18
+MAX_CHUNK_BYTES = 2**28
+"""Far above what is ever written: a document that claims more was made up."""
 ZSTD_LEVEL = 3
 CODECS = (
     {"name": "bytes", "configuration": {"endian": "little"}},
@@ -150,6 +153,7 @@ def read_array(folder: Path) -> Rows:
         outline = _outline_of(document)
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{folder / DOCUMENT_NAME} is not an array of an index: {error}.", REMEDY) from error
+    _refuse_made_up(folder, outline)
     rows = np.empty(outline.shape, dtype=_little_endian(outline.data_type))
     rows_per_chunk = outline.chunk_shape[0]
     for number, start in enumerate(range(0, len(rows), rows_per_chunk)):
@@ -158,6 +162,23 @@ def read_array(folder: Path) -> Rows:
         path = _chunk_path(folder, number, n_dimensions=rows.ndim)
         part[...] = _read_chunk(path, n_bytes=chunk_bytes, dtype=rows.dtype)[: part.size].reshape(part.shape)
     return rows
+
+
+def _refuse_made_up(folder: Path, outline: ArrayShape) -> None:
+    """Refuse sizes that the files do not bear out, before memory is taken for them.
+
+    Raises
+    ------
+    IntegrityError
+        When a chunk is missing, or would be larger than any that is written.
+    """
+    chunk_bytes = _little_endian(outline.data_type).itemsize * math.prod(outline.chunk_shape)
+    if chunk_bytes > MAX_CHUNK_BYTES:
+        raise IntegrityError(f"{folder / DOCUMENT_NAME} tells of chunks of {chunk_bytes} bytes.", REMEDY)
+    for number in range(-(-outline.shape[0] // outline.chunk_shape[0])):
+        path = _chunk_path(folder, number, n_dimensions=len(outline.shape))
+        if not path.exists():
+            raise IntegrityError(f"{path} is missing.", REMEDY)
 
 
 def _outline_of(document: JsonObject) -> ArrayShape:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_extract.arrays import RgbImage
+from wsi_extract.files import FileBatch, accept, open_batch
 from wsi_extract.layout import patch_shard_path, split_folder
 from wsi_extract.model import Split
 from wsi_extract.records import BlockDocument
+from wsi_extract.run_claims import check_claim
 from wsi_extract.storage import PngEncoder, Store
 from wsi_extract.stores.codecs import PixelCodec
-from wsi_extract.stores.png import write_patches
+from wsi_extract.stores.png import add_patch
 from wsi_extract.stores.shards import open_shard
 
 
@@ -27,6 +29,18 @@ class BlockTarget:
     """Of Zarr stores."""
     png: PngEncoder = PngEncoder.ISAL
     """Of PNG files."""
+    run_digest: str | None = None
+    """Of the run that claimed the folder, see `wsi_extract.run_claims`; ``None`` for a folder that nobody claims."""
+
+    def check_claim(self) -> None:
+        """Refuse to write there for a run that the folder does not belong to any more.
+
+        Raises
+        ------
+        EnvironmentFaultError
+            When it belongs to another run, or has gone.
+        """
+        check_claim(self.output_dir, self.run_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,33 +54,55 @@ class ShardPlace:
 
 
 def write_block_files(
-    document: BlockDocument, patches: Iterable[tuple[int, RgbImage]], *, target: BlockTarget, place: ShardPlace
+    document: BlockDocument,
+    patches: Iterable[tuple[int, RgbImage]],
+    *,
+    target: BlockTarget,
+    place: ShardPlace,
+    check: Callable[[BlockDocument], None] = accept,
 ) -> None:
     """Write the pixels of one block and note sizes and digests of its files in ``document``.
 
-    Memory holds one patch at a time. When ``patches`` raises, no file of the block appears.
+    Memory holds one patch at a time. When ``patches`` or ``check`` raises, no file of the block appears. A folder that
+    belongs to another run, or has gone, is noticed before any folder is made and again before any file has its name.
 
     Parameters
     ----------
     patches
         Pairs of the row within the block and the pixels ``(h, w, 3)``, in any order.
+    check
+        Is given the finished document when all files are durable and none has its name yet, so that it can refuse
+        them before anything is replaced.
 
     Raises
     ------
+    EnvironmentFaultError
+        When the folder does not belong to the run of the target any more.
     OSError
         When the output cannot be written.
     """
-    if target.store.has_patch_arrays:
-        _write_arrays(document, patches, target=target, place=place)
-    elif target.store.has_png:
-        _write_png(document, patches, target=target)
+    target.check_claim()
+    with open_batch() as batch:
+        if target.store.has_patch_arrays:
+            _write_arrays(batch, document, patches, target=target, place=place)
+        elif target.store.has_png:
+            _write_png(batch, document, patches, target=target)
+        batch.make_durable()
+        check(document)
+        target.check_claim()
 
 
 def _write_arrays(
-    document: BlockDocument, patches: Iterable[tuple[int, RgbImage]], *, target: BlockTarget, place: ShardPlace
+    batch: FileBatch,
+    document: BlockDocument,
+    patches: Iterable[tuple[int, RgbImage]],
+    *,
+    target: BlockTarget,
+    place: ShardPlace,
 ) -> None:
     """Write the block's shard, and its PNG files from the same pixels when both are asked for."""
-    with open_shard(_shard_path(document, target=target, number=place.number), n_chunks=place.n_rows) as shard:
+    path = _shard_path(document, target=target, number=place.number)
+    with open_shard(batch, path, n_chunks=place.n_rows) as shard:
 
         def added() -> Iterator[tuple[int, RgbImage]]:
             for row, pixels in patches:
@@ -74,7 +110,7 @@ def _write_arrays(
                 yield row, pixels
 
         if target.store.has_png:
-            _write_png(document, added(), target=target)
+            _write_png(batch, document, added(), target=target)
         else:
             deque(added(), maxlen=0)
         stored = shard.finish(n_expected=len(document["patches"]))
@@ -86,15 +122,15 @@ def _write_arrays(
     }
 
 
-def _write_png(document: BlockDocument, patches: Iterable[tuple[int, RgbImage]], *, target: BlockTarget) -> None:
+def _write_png(
+    batch: FileBatch, document: BlockDocument, patches: Iterable[tuple[int, RgbImage]], *, target: BlockTarget
+) -> None:
     """Write the block's PNG files and note their sizes and digests in its document."""
-    by_name = {entry["file_name"]: entry for entry in document["patches"]}
-    names = list(by_name)
     folder = target.output_dir / split_folder(Split(document["split"]))
-    named = ((names[row], pixels) for row, pixels in patches)
-    for stored in write_patches(folder, named, encoder=target.png):
-        by_name[stored.file_name]["bytes"] = stored.n_bytes
-        by_name[stored.file_name]["sha256"] = stored.sha256
+    for row, pixels in patches:
+        entry = document["patches"][row]
+        stored = add_patch(batch, folder, entry["file_name"], pixels, encoder=target.png)
+        entry["bytes"], entry["sha256"] = stored.n_bytes, stored.sha256
 
 
 def files_of_block(document: BlockDocument, *, target: BlockTarget) -> Iterator[tuple[Path, int | None]]:

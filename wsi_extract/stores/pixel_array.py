@@ -17,7 +17,7 @@ Planes: everything here is ``_out``, pixels of the stored image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from wsi_extract.arrays import BoolImage, RgbImage
 from wsi_extract.errors import RESTORE, IntegrityError, WsiExtractError
+from wsi_extract.files import accept
 from wsi_extract.layout import pixel_image_folder, pixel_shard_path
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.shards import DamagedShardError, ShardReader, StoredShard, write_shard
@@ -83,7 +84,13 @@ def _part_of(coverage: BoolImage, *, row: int, column: int) -> BoolImage:
     return coverage[top : top + CHUNKS_PER_SIDE, left : left + CHUNKS_PER_SIDE]
 
 
-def write_pixel_shard(path: Path, chunks: Iterable[tuple[int, RgbImage]], *, codec: PixelCodec) -> StoredShard:
+def write_pixel_shard(
+    path: Path,
+    chunks: Iterable[tuple[int, RgbImage]],
+    *,
+    codec: PixelCodec,
+    check: Callable[[StoredShard], None] = accept,
+) -> StoredShard:
     """Write all chunks of one shard.
 
     Parameters
@@ -91,15 +98,16 @@ def write_pixel_shard(path: Path, chunks: Iterable[tuple[int, RgbImage]], *, cod
     chunks
         Pairs of the number within the shard, row * 16 + column, and the pixels ``(128, 128, 3)``; the file keeps
         their order.
+    check
+        Raises when the shard, which is durable by then, must not appear; nothing is replaced in that case.
 
     Raises
     ------
     ValueError
         When a chunk has another shape, is given twice, or does not belong to the shard.
     """
-    return write_shard(
-        path, ((number, codec.encode(_whole_chunk(pixels))) for number, pixels in chunks), n_chunks=CHUNKS_PER_SHARD
-    )
+    encoded = ((number, codec.encode(_whole_chunk(pixels))) for number, pixels in chunks)
+    return write_shard(path, encoded, n_chunks=CHUNKS_PER_SHARD, check=check)
 
 
 def _whole_chunk(pixels: RgbImage) -> RgbImage:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.errors import ConfigError, EnvironmentFaultError
-from wsi_extract.files import open_batch, sha256_of
+from wsi_extract.files import FileBatch, open_batch, sha256_of
 from wsi_extract.storage import PngEncoder
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -217,10 +217,18 @@ def write_patches(
     OSError
         When a file cannot be written.
     """
-    stored: list[StoredPatch] = []
     with open_batch() as batch:
-        for file_name, rgb in patches:
-            data = encode_png(rgb, encoder=encoder)
-            batch.add(f"{folder}/{file_name}", data)
-            stored.append(StoredPatch(file_name=file_name, n_bytes=len(data), sha256=sha256_of(data)))
-    return stored
+        return [add_patch(batch, folder, file_name, rgb, encoder=encoder) for file_name, rgb in patches]
+
+
+def add_patch(batch: FileBatch, folder: Path, file_name: str, rgb: RgbImage, *, encoder: PngEncoder) -> StoredPatch:
+    """Write a patch below ``folder``; its file appears with the others of the batch.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written.
+    """
+    data = encode_png(rgb, encoder=encoder)
+    batch.add(f"{folder}/{file_name}", data)
+    return StoredPatch(file_name=file_name, n_bytes=len(data), sha256=sha256_of(data))

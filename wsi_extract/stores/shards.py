@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import Synchroniser, atomic_writer
+from wsi_extract.files import FileBatch, Synchroniser, accept, open_batch
 from wsi_extract.stores.codecs import CRC_BYTES, checksum_of
 
 ABSENT = 2**64 - 1
@@ -97,26 +97,42 @@ class ShardWriter:
 
 
 @contextmanager
-def open_shard(path: Path, *, n_chunks: int) -> Iterator[ShardWriter]:
-    """Open a shard for writing: durable and whole when the block ends with `ShardWriter.finish`, else absent.
+def open_shard(batch: FileBatch, path: Path, *, n_chunks: int) -> Iterator[ShardWriter]:
+    """Open a shard for writing, to be ended with `ShardWriter.finish`. It appears with the other files of the batch.
 
     Parameters
     ----------
     n_chunks
         Chunks the shard has room for. Those that are never added are absent.
     """
-    with atomic_writer(path) as stream, Synchroniser(n_threads=1, n_files=1) as synchroniser:
+    with batch.open_file(str(path)) as stream, Synchroniser(n_threads=1, n_files=1) as synchroniser:
         yield ShardWriter(stream, n_chunks=n_chunks, synchroniser=synchroniser)
 
 
-def write_shard(path: Path, chunks: Iterable[tuple[int, bytes]], *, n_chunks: int) -> StoredShard:
-    """Write one whole shard from pairs of a chunk's number and its bytes; memory holds one chunk at a time."""
-    with open_shard(path, n_chunks=n_chunks) as shard:
-        n_given = 0
-        for number, data in chunks:
-            shard.add(number, data)
-            n_given += 1
-        return shard.finish(n_expected=n_given)
+def write_shard(
+    path: Path,
+    chunks: Iterable[tuple[int, bytes]],
+    *,
+    n_chunks: int,
+    check: Callable[[StoredShard], None] = accept,
+) -> StoredShard:
+    """Write one whole shard from pairs of a chunk's number and its bytes; memory holds one chunk at a time.
+
+    Parameters
+    ----------
+    check
+        Raises when the shard, which is durable by then, must not appear; nothing is replaced in that case.
+    """
+    with open_batch() as batch:
+        with open_shard(batch, path, n_chunks=n_chunks) as shard:
+            n_given = 0
+            for number, data in chunks:
+                shard.add(number, data)
+                n_given += 1
+            stored = shard.finish(n_expected=n_given)
+        batch.make_durable()
+        check(stored)
+    return stored
 
 
 class ChunkPlace(NamedTuple):
