@@ -60,7 +60,7 @@ def _comparable(out: Path) -> dict[str, Any]:
 
     def known(value: Any) -> Any:
         if isinstance(value, dict):
-            left_out = {"job_key", "plan_digest", "pixels_sha256", "run"}
+            left_out = {"job_key", "plan_digest", "plan_sha256", "pixels_sha256", "content_sha256", "run"}
             kept = {key: known(item) for key, item in value.items() if key not in left_out}
             return {key: item for key, item in kept.items() if key != "sha256"} if "n_rows" in kept else kept
         return [known(item) for item in value] if isinstance(value, list) else value
@@ -70,7 +70,10 @@ def _comparable(out: Path) -> dict[str, Any]:
         if name.startswith(".wsi_extract/records"):
             content[name] = known(json.loads(data)["block"])
         elif name.startswith(".wsi_extract/plans") and name.endswith(".json"):
-            content[name] = known(json.loads(data))
+            content[name] = known(json.loads(data)["survey"])
+        elif name.startswith(".wsi_extract/slides"):
+            slide = known(json.loads(data)["slide"])
+            content[name] = {**slide, "blocks": len(slide["blocks"]), "pixels": None, "coverage_digest": None}
         elif "/c/" in name and name.startswith("patches.zarr"):
             content[name] = len(data)
         else:

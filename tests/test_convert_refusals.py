@@ -13,10 +13,12 @@ from tests.helpers_convert import StoppedError, assert_unfinished, convert, fini
 from tests.helpers_dataset import flip_byte, shared_inputs
 from tests.helpers_run import copy_inputs, extract, read_manifest
 from wsi_extract.__main__ import main
+from wsi_extract.convert.destination import UNFINISHED
 from wsi_extract.convert.options import ConvertRequest
-from wsi_extract.errors import ConfigError, InputError, IntegrityError
+from wsi_extract.errors import ConfigError, EnvironmentFaultError, InputError, IntegrityError
 from wsi_extract.files import pretty_json
-from wsi_extract.layout import patch_shard_path, record_path
+from wsi_extract.folder_lock import locked
+from wsi_extract.layout import patch_shard_path, record_path, split_folder
 from wsi_extract.model import Split
 from wsi_extract.records import BlockDocument, encode_document, read_document
 from wsi_extract.storage import Store
@@ -157,6 +159,15 @@ def test_folders_of_others_are_refused(tmp_path: Path) -> None:
     assert audit(extracted).is_sound
 
 
+def test_a_destination_that_is_being_written_is_refused(tmp_path: Path) -> None:
+    source, dest = finished(tmp_path, "png"), tmp_path / "dest"
+    with locked(dest, command="another one"), pytest.raises(EnvironmentFaultError, match="is being written by"):
+        convert(source, dest, "zarr")
+    assert not (dest / UNFINISHED).exists()
+    convert(source, dest, "zarr")  # what is left of the other one is no content
+    assert audit(dest).is_sound
+
+
 def test_sources_that_cannot_be_converted(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished data set"):
         convert(tmp_path, tmp_path / "dest", "zarr")
@@ -206,3 +217,28 @@ def test_a_codec_without_its_package_is_refused_first(tmp_path: Path, monkeypatc
     with pytest.raises(ConfigError, match="pip install imagecodecs"):
         convert(finished(tmp_path, "png"), tmp_path / "dest", "zarr", codec="webp")
     assert not (tmp_path / "dest").exists()
+
+
+@pytest.mark.parametrize("to", ["png", "zarr"])
+def test_a_block_that_is_converted_once_more_and_differs_raises_the_alarm(tmp_path: Path, to: str) -> None:
+    source, dest = own(tmp_path, "both"), tmp_path / "dest"
+    with pytest.raises(StoppedError):
+        convert(source, dest, to, n_workers=1, stop_at=1)
+    record = record_path(dest, slide_id="slide_1", index=0)
+    document = read_document(record)
+    assert document is not None
+    split = Split(document["split"])
+    if to == "png":
+        document["patches"][0]["sha256"] = "0" * 64
+        lost = dest / split_folder(split) / document["patches"][0]["file_name"]
+    else:
+        document["shard"]["sha256"] = "0" * 64
+        lost = patch_shard_path(dest, slide_id="slide_1", split=split, shard=0)
+    record.write_bytes(encode_document(document))
+    lost.unlink()
+    files = [path for path in dest.glob("*2017/*/*" if to == "png" else "patches.zarr/**/c/*/0/0/0") if path.is_file()]
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in (*files, record)}
+    with pytest.raises(IntegrityError, match=r"determinism alarm: slide slide_1, block 0"):
+        convert(source, dest, to, n_workers=1)
+    assert before == {path: (path.read_bytes(), path.stat().st_ino) for path in (*files, record)}
+    assert not lost.exists()

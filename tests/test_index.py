@@ -1,6 +1,7 @@
 """The index of a split: the content of the COCO document as arrays."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,17 @@ def test_damage_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(IntegrityError, match="boxes_xywh/c/0/0 is damaged"):
         read_index(tmp_path, Split.TRAIN)
+
+
+def test_the_root_of_the_index_comes_after_what_it_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed: list[str] = []
+    replace = os.replace
+
+    def note(source: str, target: str) -> None:
+        replace(source, target)
+        renamed.append(str(Path(target).relative_to(tmp_path)))
+
+    monkeypatch.setattr(os, "replace", note)
+    (tmp_path / "index.zarr" / "slides").mkdir(parents=True)
+    write_root(tmp_path)
+    assert renamed == ["index.zarr/slides/zarr.json", "index.zarr/zarr.json"]

@@ -12,12 +12,15 @@ from wsi_extract.blocks import cut_blocks
 from wsi_extract.config import RunConfig
 from wsi_extract.errors import IntegrityError
 from wsi_extract.extract import ExtractJob, extract_block
-from wsi_extract.finish import Finished, SlideOutcome
+from wsi_extract.finish import Finished
 from wsi_extract.gather import Inputs, SlideEntry
 from wsi_extract.layout import plan_path, record_path
 from wsi_extract.model import Block, BlockRecord, Fault, PatchTable, SlidePlan
 from wsi_extract.plans import SurveyRecord, read_patches
-from wsi_extract.records import read_document
+from wsi_extract.records import read_document_with_digest
+from wsi_extract.run_claims import require_claim
+from wsi_extract.slide_ledger import SlideLedger
+from wsi_extract.slide_outcomes import SlideOutcome
 from wsi_extract.slide_tally import SlideProgress, SlideTally
 from wsi_extract.splits import overlaps_between_splits
 from wsi_extract.storage import Store
@@ -50,6 +53,9 @@ class RunPlan:
 class Reporter(SlideProgress, Protocol):
     """Shows a run to a person, or to nobody."""
 
+    def warn(self, text: str) -> None:
+        """Show what a person should know although the run goes on."""
+
     def show_kept(self, n_kept: int, *, unit: str) -> None:
         """Note how much of the stage that ended was there already."""
 
@@ -76,7 +82,8 @@ class ExtractionLoop:
     """The state of the extraction loop: which slides wait, which failed, how many blocks each has.
 
     Slides are added as their plans are made. What comes back before all plans are there is kept, and shown once the
-    whole is known: see `open`.
+    whole is known: see `open`. What happens to a slide is noted on disk at once, so that a run that is killed has said
+    it: its manifest when it is done, its fault when it failed.
     """
 
     def __init__(self, config: RunConfig, inputs: Inputs, *, reporter: Reporter) -> None:
@@ -99,13 +106,17 @@ class ExtractionLoop:
             store=config.store,
             codec=PixelCodec(name=name, level=level),
             png=config.pixel_encoder,
+            run_digest=None if config.dry_run else require_claim(config.output_dir),
         )
+        self._ledger = SlideLedger(config.output_dir)
         self._ordinals = {entry.file.slide_id: ordinal for ordinal, entry in enumerate(inputs.entries)}
         self._waiting: deque[SurveyRecord] = deque()
         self._begun: Iterator[Task] = iter(())
         """The blocks that are left of the slide begun last."""
         self._n_taken = 0
         """Patches of the blocks that were looked at so far."""
+        self._n_planned: int | None = None
+        """Patches of all plans; ``None`` while plans are missing."""
         self._kept: dict[str, int] = {}
         self._early: list[TaskResult] = []
         self._started_s: float | None = None
@@ -139,21 +150,22 @@ class ExtractionLoop:
     @property
     def _n_left(self) -> int | None:
         """Patches of the blocks that were not looked at yet; ``None`` while plans are missing."""
-        if self.tally is None:
-            return None
-        return sum(survey.n_patches for survey in self.surveys.values()) - self._n_taken
+        return None if self._n_planned is None else self._n_planned - self._n_taken
 
     def _tasks_of(self, survey: SurveyRecord) -> Iterator[Task]:
         slide_id = survey.slide_id
         ordinal = self._ordinals[slide_id]
         self.n_blocks[slide_id] = 0
+        if self.config.store is not Store.PIXELS:  # there a slide is done when its pixels are: see `PixelLoop`
+            self._ledger.begin(survey, fingerprint=self._fingerprint_of(slide_id), n_units=survey.n_patches)
         for block in self._blocks(self.inputs.entries[ordinal], survey):
             if slide_id in self.faults:
                 break
             self.n_blocks[slide_id] += 1
             self._n_taken += len(block)
-            if self._is_done(block):
-                self._keep(slide_id, n_patches=len(block))
+            sha256 = self._digest_if_done(block)
+            if sha256 is not None:
+                self._keep(block, sha256=sha256)
                 continue
             yield Task(
                 stage=self.stage,
@@ -164,6 +176,7 @@ class ExtractionLoop:
                 item=ExtractJob(
                     block=block, rules=self._rules, target=self._target, reader=survey.reader, stain=survey.stain
                 ),
+                path=block.slide.path,
                 n_units=len(block),
                 n_units_after=self._n_left,
             )
@@ -202,24 +215,38 @@ class ExtractionLoop:
                 "Please report this.",
             )
 
-    def _is_done(self, block: Block) -> bool:
-        """Whether an earlier run finished the block: its record fits the plan and its files are there, whole."""
+    def _digest_if_done(self, block: Block) -> str | None:
+        """Return the digest of the block's record if an earlier run finished it, else ``None``.
+
+        It did if the record fits the plan and the files are there, whole.
+        """
         path = record_path(self.config.output_dir, slide_id=block.slide.slide_id, index=block.index)
         try:
-            document = read_document(path)
+            found = read_document_with_digest(path)
         except IntegrityError:
-            return False
-        if document is None or document["plan_digest"] != block.plan_digest or len(document["patches"]) != len(block):
-            return False
-        return all(
+            return None
+        if found is None:
+            return None
+        document, sha256 = found
+        if document["plan_digest"] != block.plan_digest or len(document["patches"]) != len(block):
+            return None
+        are_whole = all(
             file.is_file() and file.stat().st_size == n_bytes
             for file, n_bytes in files_of_block(document, target=self._target)
         )
+        return sha256 if are_whole else None
 
-    def _keep(self, slide_id: str, *, n_patches: int) -> None:
+    def _keep(self, block: Block, *, sha256: str) -> None:
+        slide_id, n_patches = block.slide.slide_id, len(block)
         self._kept[slide_id] = self._kept.get(slide_id, 0) + n_patches
         if self.tally is not None:
             self.tally.keep(slide_id, n_units=n_patches)
+        self._ledger.add_block(slide_id, index=block.index, n_patches=n_patches, sha256=sha256)
+
+    def _fingerprint_of(self, slide_id: str) -> str:
+        info = self.inputs.entries[self._ordinals[slide_id]].info
+        assert info is not None
+        return info.fingerprint
 
     def take(self, result: TaskResult) -> None:
         """Note the result of one block.
@@ -229,17 +256,25 @@ class ExtractionLoop:
         EnvironmentFaultError, IntegrityError
             When the machine or the output folder failed, not the slide.
         """
+        slide_id = result.task.slide_id
+        known = self.faults.get(slide_id)
         if self.tally is not None:
             self._count(result, tally=self.tally)
-            return
-        if result.fault is not None:
-            self.faults.setdefault(result.task.slide_id, survivable_fault(result))
-        self._early.append(result)
+        else:
+            if result.fault is not None:
+                self.faults.setdefault(slide_id, survivable_fault(result))
+            self._early.append(result)
+        if isinstance(result.value, BlockRecord):
+            record = result.value
+            self._ledger.add_block(slide_id, index=record.index, n_patches=record.n_patches, sha256=record.sha256)
+        elif (fault := self.faults[slide_id]) is not known:
+            self._ledger.fail(fault, fingerprint=self._fingerprint_of(slide_id))
 
     def open(self, plan: RunPlan) -> None:
         """Show the stage from here on, beginning with what is done already; no slide may be added any more."""
         self.faults = dict(plan.faults)  # those of early blocks are noted again below
         n_patches = {slide_id: record.n_patches for slide_id, record in self.surveys.items()}
+        self._n_planned = sum(n_patches.values())
         self.tally = SlideTally(n_patches, faults=self.faults, reporter=self.reporter)
         self.reporter.begin(self.stage, total=plan.n_patches, unit="patches", started_s=self._started_s)
         for slide_id, n_kept in self._kept.items():
@@ -256,7 +291,8 @@ class ExtractionLoop:
             tally.fail(result)
 
     def outcomes(self) -> dict[str, SlideOutcome]:
-        """Return what each planned slide yielded."""
+        """Return what each planned slide yielded; from here on the manifests of all that are done are on disk."""
+        self._ledger.flush()
         return {
             entry.file.slide_id: SlideOutcome(
                 slide_id=entry.file.slide_id,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_extract.coco import CocoCounts
 from wsi_extract.config import RunConfig
-from wsi_extract.errors import IntegrityError
-from wsi_extract.files import pretty_json, sha256_of_file, sha256_of_tree, write_atomically
+from wsi_extract.content_digest import content_digest, digests_of_documents, digests_of_tables, with_own_digest
+from wsi_extract.files import pretty_json, write_atomically
 from wsi_extract.gather import Inputs, SlideEntry, SlideStatus
 from wsi_extract.index import write_root
 from wsi_extract.layout import (
@@ -22,46 +22,20 @@ from wsi_extract.layout import (
     MANIFEST,
     SLIDES_TABLE,
     instances_name,
-    pixel_record_path,
-    plan_path,
-    record_path,
+    kept_manifest_path,
     run_path,
 )
 from wsi_extract.model import Fault, Split, SplitAccount
-from wsi_extract.pixels import read_pixel_document
-from wsi_extract.plans import SurveyRecord, read_coverage
+from wsi_extract.printable import as_printable, with_printable_texts
 from wsi_extract.reading import StainNorm
 from wsi_extract.record_files import read_json_object
-from wsi_extract.records import BlockDocument, read_document
+from wsi_extract.slide_outcomes import SlideOutcome, documents_of, manifest_of_slide, pixel_digests_of
 from wsi_extract.slides_table import SlideSums, facts_of_entry, facts_of_survey, slides_csv, summed
 from wsi_extract.split_documents import write_splits
 from wsi_extract.splits import LeakageReport
-from wsi_extract.stores.pixel_array import shards_of
 from wsi_extract.targets import CATEGORY_NAMES
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlideOutcome:
-    """What one planned slide yielded. n_planned = n_written + n_failed."""
-
-    slide_id: str
-    survey: SurveyRecord | None
-    """``None`` when the survey failed."""
-    n_blocks: int
-    fault: Fault | None
-    """The fault that cost the slide."""
-
-    @property
-    def n_planned(self) -> int:
-        """Patches the plan asked for."""
-        return 0 if self.survey is None else self.survey.n_patches
-
-    @property
-    def n_written(self) -> int:
-        """Patches in the data set: all of the slide's, or none of a slide that failed."""
-        return 0 if self.fault is not None else self.n_planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +47,8 @@ class Finished:
     faults: tuple[Fault, ...]
     n_planned: int
     n_written: int
+    content_sha256: str
+    """See `wsi_extract.content_digest`."""
     manifest_path: Path
 
 
@@ -107,17 +83,15 @@ def finish_run(
         patch_px=config.patch_size,
     )
     write_root(output_dir)
-    faults = tuple(
-        sorted(
-            (*inputs.faults, *(outcome.fault for outcome in outcomes.values() if outcome.fault is not None)),
-            key=lambda fault: (fault.slide_id, fault.stage),
-        )
-    )
+    faults = _all_faults(inputs, outcomes)
     _write_errors(output_dir / ERRORS, faults)
     slides = [
         _slide_row(entry, outcomes.get(entry.file.slide_id), sums=sums[entry.file.slide_id], output_dir=output_dir)
         for entry in inputs.entries
     ]
+    leaves = {str(row["slide_id"]): str(row["content_sha256"]) for row in slides if row["status"] == COMPLETE}
+    splits_of = {e.file.slide_id: e.decision.splits for e in inputs.planned if e.decision is not None}
+    documents = digests_of_documents(output_dir, splits=counts, slides={name: splits_of[name] for name in leaves})
     files = [entry.file.path.relative_to(config.wsi_dir).as_posix() for entry in inputs.entries]
     write_atomically(output_dir / SLIDES_TABLE, slides_csv(slides, files=files))
     finished = Finished(
@@ -126,14 +100,16 @@ def finish_run(
         faults=faults,
         n_planned=sum(outcome.n_planned for outcome in outcomes.values()),
         n_written=sum(outcome.n_written for outcome in outcomes.values()),
+        content_sha256=content_digest(leaves, documents),
         manifest_path=output_dir / MANIFEST,
     )
-    manifest = _manifest(config, inputs=inputs, finished=finished, slides=slides)
+    manifest = _manifest(config, inputs=inputs, finished=finished, slides=slides, documents=documents)
     if config.stain_norm is not StainNorm.NONE:
         _add_stains(manifest, config=config, slides=slides)
-    manifest["leakage"] = asdict(leakage)
-    manifest["run"] = run
-    write_atomically(finished.manifest_path, pretty_json(manifest))
+    manifest["leakage"] = _printable_values(asdict(leakage))
+    manifest["run"] = {**run, "tables": digests_of_tables(output_dir)}
+    write_atomically(finished.manifest_path, pretty_json(with_own_digest(manifest)))
+    kept_manifest_path(output_dir).unlink(missing_ok=True)  # of a repair that was interrupted: there is a new one now
     return finished
 
 
@@ -150,7 +126,7 @@ def write_split_documents(
     Raises
     ------
     IntegrityError
-        When a record is missing or damaged.
+        As `documents_of`.
     """
     documents = documents_of(output_dir, outcomes, split=split)
     return write_splits(output_dir, documents, splits=[split], category_names=category_names, patch_px=patch_px)[split]
@@ -162,31 +138,17 @@ def _splits_to_write(inputs: Inputs) -> list[Split]:
     return [split for split in Split if split is not Split.TEST or split in used]
 
 
-def documents_of(
-    output_dir: Path, outcomes: Sequence[SlideOutcome], *, split: Split | None = None
-) -> Iterator[BlockDocument]:
-    """Yield the block records of finished slides in plan order, of one split or of all.
-
-    Raises
-    ------
-    IntegrityError
-        When one is missing or damaged.
-    """
-    for outcome in outcomes:
-        for index in range(outcome.n_blocks):
-            path = record_path(output_dir, slide_id=outcome.slide_id, index=index)
-            document = read_document(path)
-            if document is None:
-                raise IntegrityError(f"the record {path} has disappeared during the run.", "Run again.")
-            if split is None or document["split"] == split.value:
-                yield document
+def _all_faults(inputs: Inputs, outcomes: Mapping[str, SlideOutcome]) -> tuple[Fault, ...]:
+    """Return what cost slides, in every stage."""
+    of_outcomes = (outcome.fault for outcome in outcomes.values() if outcome.fault is not None)
+    return tuple(sorted((*inputs.faults, *of_outcomes), key=lambda fault: (fault.slide_id, fault.stage)))
 
 
 def _write_errors(path: Path, faults: Sequence[Fault]) -> None:
     if not faults:
         path.unlink(missing_ok=True)
         return
-    lines = [json.dumps(asdict(fault), ensure_ascii=False) for fault in faults]
+    lines = [json.dumps(with_printable_texts(asdict(fault)), ensure_ascii=False) for fault in faults]
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
@@ -195,7 +157,7 @@ def _slide_row(
 ) -> dict[str, object]:
     """Return all that is known of one slide, as JSON values; the row of the manifest."""
     row = {
-        **facts_of_entry(entry),
+        **_printable_values(facts_of_entry(entry)),
         "n_planned": 0,
         "n_written": 0,
         "n_failed": 0,
@@ -205,34 +167,25 @@ def _slide_row(
     if outcome is None:
         return row
     row["status"] = COMPLETE if outcome.fault is None else FAILED
-    row["reason"] = _shortfall(outcome) if outcome.fault is None else outcome.fault.message
+    row["reason"] = as_printable(_shortfall(outcome) if outcome.fault is None else outcome.fault.message)
     row["n_planned"] = outcome.n_planned
     row["n_written"] = outcome.n_written
     row["n_failed"] = outcome.n_planned - outcome.n_written
     if outcome.survey is not None:
         assert entry.frame is not None
-        row |= facts_of_survey(outcome.survey, level=entry.frame.level)
+        row |= _printable_values(facts_of_survey(outcome.survey, level=entry.frame.level))
     if outcome.fault is None:
-        sums.add_pixels(_digests_of_pixels(outcome, output_dir=output_dir))
+        sums.add_pixels(pixel_digests_of(output_dir, outcome))
         row["n_blocks"] = outcome.n_blocks
         row["patches_by_kind"] = dict(sorted(sums.kinds.items()))
         row["label_counts"] = dict(sorted(sums.labels.items()))
         row["pixels_sha256"] = sums.pixels.hexdigest()
+        _, row["content_sha256"] = manifest_of_slide(output_dir, outcome)
     return row
 
 
-def _digests_of_pixels(outcome: SlideOutcome, *, output_dir: Path) -> Iterator[str]:
-    """Yield the SHA-256 of every shard of the slide's pixel store, row by row; none for other stores."""
-    survey = outcome.survey
-    if survey is None or not survey.n_chunks:
-        return
-    coverage = read_coverage(plan_path(output_dir, slide_id=outcome.slide_id), record=survey)
-    for row, column in shards_of(coverage):
-        path = pixel_record_path(output_dir, slide_id=outcome.slide_id, row=row, column=column)
-        document = read_pixel_document(path)
-        if document is None:
-            raise IntegrityError(f"the record {path} has disappeared during the run.", "Run again.")
-        yield document["sha256"]
+def _printable_values(facts: Mapping[str, object]) -> dict[str, object]:
+    return {key: with_printable_texts(value) for key, value in facts.items()}
 
 
 def _shortfall(outcome: SlideOutcome) -> str:
@@ -248,7 +201,12 @@ def describe_shortfall(account: SplitAccount) -> str:
 
 
 def _manifest(
-    config: RunConfig, *, inputs: Inputs, finished: Finished, slides: Sequence[Mapping[str, object]]
+    config: RunConfig,
+    *,
+    inputs: Inputs,
+    finished: Finished,
+    slides: Sequence[Mapping[str, object]],
+    documents: Mapping[str, str],
 ) -> dict[str, object]:
     source = inputs.annotations.source
     n_failed = sum(row["status"] == SlideStatus.FAILED for row in slides)
@@ -256,22 +214,26 @@ def _manifest(
         "schema": SCHEMA,
         "status": "partial" if n_failed else COMPLETE,
         "settings": config.output_settings(),
-        "annotations": {
-            **source.to_json(),
-            "classes": [decision.to_json() for decision in inputs.annotations.classes],
-            "reconciliation": inputs.annotations.reconciliation.to_json(),
-        },
+        "annotations": with_printable_texts(
+            {
+                **source.to_json(),
+                "classes": [decision.to_json() for decision in inputs.annotations.classes],
+                "reconciliation": inputs.annotations.reconciliation.to_json(),
+            }
+        ),
         "counts": {
             "slides_found": len(slides),
             "slides": dict(sorted(Counter(str(row["status"]) for row in slides).items())),
             "files_ignored": len(inputs.found.ignored),
+            "patches_not_possible": sum(outcome.n_not_possible for outcome in finished.outcomes.values()),
             "patches_planned": finished.n_planned,
             "patches_written": finished.n_written,
             "patches_failed": finished.n_planned - finished.n_written,
         },
-        "index_sha256": sha256_of_tree(config.output_dir / INDEX),
+        "content_sha256": finished.content_sha256,
+        "index_sha256": documents[INDEX],
         "splits": {
-            split.value: _split_entry(config.output_dir / instances_name(split), counts, split=split)
+            split.value: _split_entry(counts, split=split, sha256=documents[instances_name(split)])
             for split, counts in finished.counts.items()
         },
         "n_foreground_classes": 2 if config.label_hard_negatives else 1,
@@ -289,10 +251,10 @@ def _add_stains(manifest: dict[str, object], *, config: RunConfig, slides: Seque
     counts["slides_keeping_their_stain"] = sum(bool(row.get("stain_reason")) for row in slides)
 
 
-def _split_entry(path: Path, counts: CocoCounts, *, split: Split) -> dict[str, object]:
+def _split_entry(counts: CocoCounts, *, split: Split, sha256: str) -> dict[str, object]:
     return {
         "file": instances_name(split),
-        "sha256": sha256_of_file(path),
+        "sha256": sha256,
         "n_images": counts.n_images,
         "n_empty_images": counts.n_empty_images,
         "n_crowd": counts.n_crowd,

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from wsi_extract.config import RunConfig
 from wsi_extract.extraction import RunPlan, label_rules
-from wsi_extract.finish import SlideOutcome, documents_of
 from wsi_extract.gather import SlideEntry
 from wsi_extract.index import SlideScene, write_scene
 from wsi_extract.layout import plan_path, scene_folder
 from wsi_extract.model import OutputFrame, SlideInfo, Split
 from wsi_extract.plans import read_coverage, read_mask
 from wsi_extract.preflight import sampling_options, survey_job
+from wsi_extract.printable import as_printable
+from wsi_extract.slide_outcomes import SlideOutcome, documents_of
 from wsi_extract.storage import Store
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import write_pixel_documents
@@ -82,7 +83,7 @@ def _scene_of(entry: SlideEntry, outcome: SlideOutcome, *, config: RunConfig) ->
         tissue=read_mask(path),
         coverage=read_coverage(path, record=outcome.survey),
         domains=readable_domains(job),
-        group=entry.decision.group,
+        group=as_printable(entry.decision.group),
         sampling=sampling_options(config),
         rules=label_rules(config),
     )

@@ -32,6 +32,8 @@ class SlideTally:
         self.faults = faults
         self.n_kept = 0
         """Units that an earlier run finished."""
+        self._n_done = sum(n == 0 for n in self.n_left.values())
+        """Slides that lack nothing."""
         self._reporter = reporter
         self._fault_index: dict[str, int] = {}
 
@@ -42,10 +44,11 @@ class SlideTally:
 
     def advance(self, slide_id: str, *, n_units: int) -> None:
         """Note units that are done."""
+        n_before = self.n_left[slide_id]
         self.n_left[slide_id] -= n_units
         if self.n_left[slide_id] == 0:
-            n_done = sum(n == 0 for n in self.n_left.values())
-            self._reporter.count_slides(n_done, total=len(self.n_left))
+            self._n_done += n_before != 0
+            self._reporter.count_slides(self._n_done, total=len(self.n_left))
         self._reporter.advance(n_units)
 
     def fail(self, result: TaskResult) -> None:

@@ -12,6 +12,8 @@ from wsi_extract.gather import Inputs, SlideStatus
 from wsi_extract.model import Fault
 from wsi_extract.plans import SurveyRecord
 from wsi_extract.preflight import expected_bytes, survey_job
+from wsi_extract.run_claims import require_claim
+from wsi_extract.slide_ledger import remember_fault
 from wsi_extract.stain import StainTarget
 from wsi_extract.survey import survey_slide
 from wsi_extract.tasks import Task, TaskResult, survivable_fault
@@ -45,7 +47,10 @@ class SurveyLoop:
         return self.room.needed_bytes(self.n_bytes) <= self.room.free_bytes
 
     def tasks(self) -> Iterator[Task]:
-        """Yield one task per slide that takes part."""
+        """Yield one task per slide that takes part; those that could not even be opened are remembered first."""
+        for fault in self.inputs.faults:
+            self._remember(fault, fingerprint=None)
+        run_digest = None if self.config.dry_run else require_claim(self.config.output_dir)
         for ordinal, entry in enumerate(self.inputs.entries):
             if entry.status is SlideStatus.PLANNED:
                 yield Task(
@@ -54,7 +59,8 @@ class SurveyLoop:
                     slide_id=entry.file.slide_id,
                     index=0,
                     function=survey_slide,
-                    item=survey_job(self.config, entry, target=self.target),
+                    item=survey_job(self.config, entry, target=self.target, run_digest=run_digest),
+                    path=entry.file.path,
                 )
 
     def take(self, result: TaskResult) -> SurveyRecord | None:
@@ -71,8 +77,14 @@ class SurveyLoop:
         if not isinstance(result.value, SurveyRecord):
             self.faults[slide_id] = survivable_fault(result)
             self.reporter.fail(self.faults[slide_id])
+            info = self.inputs.entries[result.task.slide_ordinal].info
+            self._remember(self.faults[slide_id], fingerprint=None if info is None else info.fingerprint)
             return None
         self.surveys[slide_id] = result.value
         alone = replace(self.inputs, entries=(self.inputs.entries[result.task.slide_ordinal],))
         self.n_bytes += expected_bytes(self.config, alone, {slide_id: result.value})
         return result.value
+
+    def _remember(self, fault: Fault, *, fingerprint: str | None) -> None:
+        if not self.config.dry_run:
+            remember_fault(self.config.output_dir, fault, fingerprint=fingerprint)

@@ -19,9 +19,9 @@ from tests.export.helpers import (
     make_source,
     read_json,
 )
-from wsi_extract.errors import InputError, IntegrityError
+from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError
 from wsi_extract.export import hdf5_files, lmdb_files, loose_files
-from wsi_extract.export.destination import EXPORT, UNFINISHED
+from wsi_extract.export.destination import EXPORT, UNFINISHED, held_destination
 from wsi_extract.export.options import ExportFormat
 from wsi_extract.files import pretty_json
 from wsi_extract.model import Split
@@ -173,3 +173,14 @@ def test_a_data_set_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="extracted again while"):
         export(out, tmp_path / "dest", ExportFormat.LMDB, open_split=Countdown(n_left=5, end=change))
     assert not (tmp_path / "dest" / EXPORT).exists()
+
+
+def test_a_second_export_to_the_same_folder_is_refused_while_the_first_one_writes(tmp_path: Path) -> None:
+    with (
+        held_destination(tmp_path / "out"),
+        pytest.raises(EnvironmentFaultError, match="another export is writing"),
+        held_destination(tmp_path / "out"),
+    ):
+        pass
+    with held_destination(tmp_path / "out"):  # the lock is gone with the one who held it
+        assert list((tmp_path / "out").iterdir()) == []

@@ -6,7 +6,6 @@ arrays. Idempotent; the record comes last, and its existence with files of the r
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from wsi_extract.errors import RESTORE, IntegrityError
 from wsi_extract.files import sha256_of_file, write_atomically
 from wsi_extract.layout import record_path
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument, encode_document, read_document
+from wsi_extract.records import BlockDocument, check_repeated, encode_document, read_document, without_files
 from wsi_extract.storage import Store
 from wsi_extract.stores.block_files import BlockTarget, ShardPlace, files_of_block, write_block_files
 
@@ -109,7 +108,7 @@ class BlockConverter:
             known = read_document(self._record_path(job))
         except IntegrityError:
             return False
-        if known is None or _without_files(known) != _without_files(job.document):
+        if known is None or without_files(known) != without_files(job.document):
             return False
         shard = known.get("shard")
         if shard is not None and (shard["number"], shard["n_rows"]) != (job.place.number, job.place.n_rows):
@@ -125,18 +124,28 @@ class BlockConverter:
         Raises
         ------
         IntegrityError
-            When a patch of the source is missing, damaged or not the recorded one; the message names it.
+            When a patch of the source is missing, damaged or not the recorded one, or when the block was converted
+            before and differs now; the message names it.
+        EnvironmentFaultError
+            When the destination does not belong to the conversion any more.
         OSError
             When the destination cannot be written.
         """
-        document = _without_files(job.document)
+        document, path = without_files(job.document), self._record_path(job)
         reader = self._readers.get()
         try:
             patches = self._read(job, reader[Split(document["split"])])
-            write_block_files(document, patches, target=self._target, place=job.place)
+            write_block_files(
+                document,
+                patches,
+                target=self._target,
+                place=job.place,
+                check=lambda finished: check_repeated(finished, path=path),
+            )
         finally:
             self._readers.put(reader)
-        write_atomically(self._record_path(job), encode_document(document))
+        self._target.check_claim()
+        write_atomically(path, encode_document(document))
         return len(job)
 
     def _record_path(self, job: BlockJob) -> Path:
@@ -173,13 +182,3 @@ class BlockConverter:
                     f"{path} of slide {document['slide_id']} ({document['split']}) is not the file that was recorded.",
                     RESTORE,
                 )
-
-
-def _without_files(document: BlockDocument) -> BlockDocument:
-    """Return a copy of a record that tells of no file: the part that is the same for all stores."""
-    bare = copy.deepcopy(document)
-    bare.pop("shard", None)
-    for patch in bare["patches"]:
-        patch.pop("bytes", None)
-        patch.pop("sha256", None)
-    return bare

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsi_extract.claim import claim_folder
-from wsi_extract.convert.source import CONVERSION
+from wsi_extract.claim import CONVERSION, claim_folder
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.files import TEMPORARY_SUFFIX, make_folder, pretty_json, write_atomically
-from wsi_extract.layout import MANIFEST, run_path
+from wsi_extract.layout import MANIFEST, STATE, lock_path, run_path
 from wsi_extract.record_files import read_json_object
 
 UNFINISHED = "conversion.unfinished.json"
@@ -48,6 +47,8 @@ def check_destination(destination: Path, *, source_dir: Path, identity: Mapping[
         _refuse_changes(destination, known=known, identity=identity)
         return
     names = sorted(path.name for path in destination.iterdir()) if destination.exists() else []
+    if list((destination / STATE).glob("*")) in ([], [lock_path(destination)]):
+        names = [name for name in names if name != STATE]  # a conversion was killed before it said what it is
     strange = [name for name in names if not (name.startswith(UNFINISHED) and name.endswith(TEMPORARY_SUFFIX))]
     if strange:
         raise InputError(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from wsi_extract.convert.source import SourceDataset, SourceSlide
+from wsi_extract.content_digest import content_digest, digests_of_documents, digests_of_tables, with_own_digest
+from wsi_extract.convert.source import SourceDataset
 from wsi_extract.errors import RESTORE, IntegrityError
-from wsi_extract.files import pretty_json, sha256_of_file, sha256_of_tree, write_atomically
-from wsi_extract.finish import SlideOutcome, documents_of, write_split_documents
+from wsi_extract.files import sha256_of_file, write_atomically
+from wsi_extract.finish import write_split_documents
 from wsi_extract.index import write_root
 from wsi_extract.layout import COMPLETE, ERRORS, INDEX, SLIDES_TABLE, instances_name, plan_path, survey_path
 from wsi_extract.model import SlidePlan, Split
-from wsi_extract.plans import read_mask, read_patches, write_plan
+from wsi_extract.plans import encode_survey, read_mask, read_patches, write_plan
 from wsi_extract.records import digests_of
+from wsi_extract.slide_ledger import SlideLedger
+from wsi_extract.slide_outcomes import SlideOutcome, digests_of_blocks, documents_of, manifest_of_slide
 from wsi_extract.stores.block_files import BlockTarget
 from wsi_extract.survey import read_survey
 from wsi_extract.zarr_documents import write_patch_documents, write_patch_groups
@@ -48,15 +51,42 @@ def _copy_plan(output_dir: Path, destination: Path, *, slide_id: str) -> None:
     patches = read_patches(path, record=record)
     if record.coverage_digest:
         plan = SlidePlan(slide_id=slide_id, patches=patches, accounts=record.accounts)
-        write_plan(plan_path(destination, slide_id=slide_id), plan, tissue=read_mask(path))
-        record = replace(record, n_chunks=0, coverage_digest="")
+        plan_sha256 = write_plan(plan_path(destination, slide_id=slide_id), plan, tissue=read_mask(path))
+        record = replace(record, n_chunks=0, coverage_digest="", plan_sha256=plan_sha256)
     else:
         write_atomically(plan_path(destination, slide_id=slide_id), path.read_bytes())
-    write_atomically(survey_path(destination, slide_id=slide_id), pretty_json(record.to_json()))
+    write_atomically(survey_path(destination, slide_id=slide_id), encode_survey(record))
 
 
-def write_documents(source: SourceDataset, *, target: BlockTarget) -> None:
+def write_slide_manifests(source: SourceDataset, destination: Path) -> list[SlideOutcome]:
+    """Write the manifest of every slide, all of whose blocks are converted, and return what each yielded.
+
+    Raises
+    ------
+    IntegrityError
+        When a record of the destination is missing or damaged, or when the slide was converted before and came out
+        otherwise.
+    """
+    ledger = SlideLedger(destination)
+    outcomes = []
+    for slide in source.slides:
+        survey = read_survey(destination, slide_id=slide.slide_id)
+        if survey is None:
+            path = survey_path(destination, slide_id=slide.slide_id)
+            raise IntegrityError(f"the survey {path} has disappeared during the conversion.", "Convert again.")
+        blocks = digests_of_blocks(destination, survey)
+        ledger.begin(survey, fingerprint=slide.fingerprint, n_units=0, blocks=blocks)
+        outcomes.append(SlideOutcome(slide_id=slide.slide_id, survey=survey, n_blocks=slide.n_blocks, fault=None))
+    return outcomes
+
+
+def write_documents(source: SourceDataset, outcomes: Sequence[SlideOutcome], *, target: BlockTarget) -> None:
     """Write what makes the stores open, the COCO documents, the index and the tables.
+
+    Parameters
+    ----------
+    outcomes
+        See `write_slide_manifests`.
 
     Raises
     ------
@@ -65,11 +95,10 @@ def write_documents(source: SourceDataset, *, target: BlockTarget) -> None:
     """
     output_dir = target.output_dir
     if target.store.has_patch_arrays:
-        for slide in source.slides:
-            write_patch_documents(output_dir, documents_of(output_dir, [_outcome(slide)]), codec=target.codec)
+        for outcome in outcomes:
+            write_patch_documents(output_dir, documents_of(output_dir, [outcome]), codec=target.codec)
         used = {split for slide in source.slides for split in slide.splits}
         write_patch_groups(output_dir, splits=[split for split in Split if split in used])
-    outcomes = [_outcome(slide) for slide in source.slides]
     for split, index in source.indexes.items():
         write_split_documents(
             output_dir, outcomes, split=split, category_names=index.category_names, patch_px=source.patch_px
@@ -95,38 +124,47 @@ def _copy_tables(source: SourceDataset, destination: Path) -> None:
 
 
 def manifest_of(
-    source: SourceDataset, destination: Path, *, settings: Mapping[str, object], run: Mapping[str, object]
+    source: SourceDataset,
+    destination: Path,
+    outcomes: Sequence[SlideOutcome],
+    *,
+    settings: Mapping[str, object],
+    run: Mapping[str, object],
 ) -> dict[str, object]:
     """Return the manifest of the new data set: the source's, with other settings and the digests of its own files.
 
     Parameters
     ----------
+    outcomes
+        See `write_slide_manifests`.
     settings
         Those that the conversion changed.
     run
         What differs from run to run without touching the data.
     """
-    digests = {slide.slide_id: _pixels_sha256(destination, slide) for slide in source.slides}
-    return {
-        **source.manifest,
-        "settings": {**source.manifest["settings"], **settings},
-        "index_sha256": sha256_of_tree(destination / INDEX),
-        "slides": [
-            {**row, "pixels_sha256": digests[row["slide_id"]]} if row["status"] == COMPLETE else row
-            for row in source.manifest["slides"]
-        ],
-        "run": run,
-    }
+    own = {outcome.slide_id: _own_digests(destination, outcome) for outcome in outcomes}
+    splits_of = {slide.slide_id: slide.splits for slide in source.slides}
+    documents = digests_of_documents(destination, splits=source.indexes, slides=splits_of)
+    leaves = {slide_id: digests["content_sha256"] for slide_id, digests in own.items()}
+    return with_own_digest(
+        {
+            **source.manifest,
+            "settings": {**source.manifest["settings"], **settings},
+            "content_sha256": content_digest(leaves, documents),
+            "index_sha256": documents[INDEX],
+            "slides": [
+                {**row, **own[row["slide_id"]]} if row["status"] == COMPLETE else row
+                for row in source.manifest["slides"]
+            ],
+            "run": {**run, "tables": digests_of_tables(destination)},
+        }
+    )
 
 
-def _pixels_sha256(output_dir: Path, slide: SourceSlide) -> str:
-    """Return the digest over all files of pixels of a slide, as `finish_run` notes it."""
+def _own_digests(output_dir: Path, outcome: SlideOutcome) -> dict[str, str]:
+    """Return the digests in the row of a slide, over all its files of pixels and all of it, as `finish_run` notes."""
     digest = hashlib.sha256()
-    for document in documents_of(output_dir, [_outcome(slide)]):
+    for document in documents_of(output_dir, [outcome]):
         for file_digest in digests_of(document):
             digest.update(bytes.fromhex(file_digest))
-    return digest.hexdigest()
-
-
-def _outcome(slide: SourceSlide) -> SlideOutcome:
-    return SlideOutcome(slide_id=slide.slide_id, survey=None, n_blocks=slide.n_blocks, fault=None)
+    return {"pixels_sha256": digest.hexdigest(), "content_sha256": manifest_of_slide(output_dir, outcome)[1]}

@@ -12,14 +12,17 @@ from datetime import UTC, datetime
 import numpy as np
 
 import wsi_extract
+from wsi_extract.claim import CONVERSION
 from wsi_extract.convert.blocks import BlockConverter, BlockJob, jobs_of
 from wsi_extract.convert.destination import check_destination, claim_destination, finish_destination
-from wsi_extract.convert.documents import copy_plans, manifest_of, write_documents
+from wsi_extract.convert.documents import copy_plans, manifest_of, write_documents, write_slide_manifests
 from wsi_extract.convert.options import ConvertRequest
-from wsi_extract.convert.source import CONVERSION, SourceDataset, read_source, refuse_same
+from wsi_extract.convert.source import SourceDataset, read_source, refuse_same
 from wsi_extract.disk_room import DiskRoom
 from wsi_extract.errors import ConfigError, EnvironmentFaultError, IntegrityError, WsiExtractError
+from wsi_extract.folder_lock import locked
 from wsi_extract.preflight import CODEC_SHARE_OF_RAW, PNG_SHARE_OF_RAW, encoder_versions, pixel_versions
+from wsi_extract.run_claims import run_digest
 from wsi_extract.stores.block_files import BlockTarget
 from wsi_extract.stores.png import check_encoder
 from wsi_extract.stores.zarr_json import check_node_name
@@ -79,28 +82,11 @@ def convert_dataset(
         _check_room(source, request)
         for text in _notices(source, request):
             on_notice(text)
-        description = {
-            **source.run,
-            "settings": {**source.run["settings"], **request.settings},
-            "libraries": pixel_versions(request.store, codec=request.pixel_codec.name, encoder=request.pixel_encoder),
-        }
-        claim_destination(request.destination, identity=identity, description=description)
-        target = BlockTarget(
-            output_dir=request.destination.absolute(),
-            store=request.store,
-            codec=request.pixel_codec,
-            png=request.pixel_encoder,
-        )
-        copy_plans(source, target.output_dir)
-        n_converted = _convert_blocks(source, target, n_threads=request.n_workers, on_progress=on_progress)
-        write_documents(source, target=target)
-        if read_source(request.source_dir).sha256 != source.sha256:
-            raise IntegrityError(
-                f"{request.source_dir} was extracted again while it was converted.", "Convert it to another --dest."
-            )
-        run = _surroundings(source, request, identity=identity, started=started)
-        manifest = manifest_of(source, target.output_dir, settings=request.settings, run=run)
-        finish_destination(target.output_dir, manifest=manifest)
+        with locked(request.destination, command="python -m wsi_extract convert") as lock:
+            if not lock.is_exclusive:
+                on_notice(f"{request.destination} cannot be locked: make sure that nothing else writes there")
+            check_destination(request.destination, source_dir=source.output_dir, identity=identity)
+            n_converted = _fill(source, request, identity=identity, on_progress=on_progress, started=started)
     except WsiExtractError:
         raise
     except OSError as error:
@@ -108,6 +94,42 @@ def convert_dataset(
             f"cannot convert to {request.destination}: {error}.", "Run the same command again to continue."
         ) from error
     return ConvertResult(n_patches=source.n_patches, n_converted=n_converted)
+
+
+def _fill(
+    source: SourceDataset,
+    request: ConvertRequest,
+    *,
+    identity: dict[str, object],
+    on_progress: Progress,
+    started: datetime,
+) -> int:
+    """Convert everything to a destination that is ours, and return how many patches were not converted before."""
+    description = {
+        **source.run,
+        "settings": {**source.run["settings"], **request.settings},
+        "libraries": pixel_versions(request.store, codec=request.pixel_codec.name, encoder=request.pixel_encoder),
+    }
+    claim_destination(request.destination, identity=identity, description=description)
+    target = BlockTarget(
+        output_dir=request.destination.absolute(),
+        store=request.store,
+        codec=request.pixel_codec,
+        png=request.pixel_encoder,
+        run_digest=run_digest(description),
+    )
+    copy_plans(source, target.output_dir)
+    n_converted = _convert_blocks(source, target, n_threads=request.n_workers, on_progress=on_progress)
+    outcomes = write_slide_manifests(source, target.output_dir)
+    write_documents(source, outcomes, target=target)
+    if read_source(request.source_dir).sha256 != source.sha256:
+        raise IntegrityError(
+            f"{request.source_dir} was extracted again while it was converted.", "Convert it to another --dest."
+        )
+    run = _surroundings(source, request, identity=identity, started=started)
+    manifest = manifest_of(source, target.output_dir, outcomes, settings=request.settings, run=run)
+    finish_destination(target.output_dir, manifest=manifest)
+    return n_converted
 
 
 def _refuse_impossible(source: SourceDataset, request: ConvertRequest) -> None:

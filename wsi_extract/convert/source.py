@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsi_extract.claim import CONVERSION
 from wsi_extract.convert.options import ConvertRequest
 from wsi_extract.dataset import SOURCES, PatchDataset, readable_stores
 from wsi_extract.errors import RESTORE, InputError, IntegrityError
@@ -22,15 +23,13 @@ from wsi_extract.records import BlockDocument, read_document
 from wsi_extract.storage import CodecName, Store
 from wsi_extract.stores.codecs import PixelCodec
 
-CONVERSION = "conversion"
-"""The part of ``run`` in the manifest of a converted data set that tells of its conversion."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSlide:
     """A complete slide."""
 
     slide_id: str
+    fingerprint: str
     n_blocks: int
     n_patches: int
     splits: tuple[Split, ...]
@@ -116,7 +115,7 @@ def read_source(output_dir: Path) -> SourceDataset:
             output_dir=folder,
             manifest=manifest,
             run=run,
-            sha256=sha256_of(canonical_json({**manifest, "run": None})),
+            sha256=sha256_of(canonical_json({**manifest, "run": None, "sha256": None})),
             store=store,
             codec=None
             if store is Store.PNG
@@ -132,6 +131,7 @@ def _complete_slides(manifest: Mapping[str, Any]) -> tuple[SourceSlide, ...]:
     slides = [
         SourceSlide(
             slide_id=row["slide_id"],
+            fingerprint=row["fingerprint"],
             n_blocks=row["n_blocks"],
             n_patches=row["n_written"],
             splits=tuple(Split(split) for split in row["splits"]),

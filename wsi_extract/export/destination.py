@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wsi_extract.errors import InputError, IntegrityError
+from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError
 from wsi_extract.files import TEMPORARY_SUFFIX, is_temporary, make_folder, pretty_json, write_atomically
+from wsi_extract.folder_lock import NO_LOCKS
 from wsi_extract.record_files import read_json_object
 
 EXPORT = "export.json"
@@ -57,9 +61,41 @@ def check_destination(
     return None
 
 
+@contextmanager
+def held_destination(destination: Path) -> Iterator[None]:
+    """Keep other exports out of the folder, which is made where it is missing; the lock ends with the process.
+
+    It lies on the folder itself, since an export holds nothing but what its format demands. File systems without locks
+    keep nobody out.
+
+    Raises
+    ------
+    EnvironmentFaultError
+        When another export is writing there.
+    """
+    make_folder(destination)
+    descriptor = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(descriptor, destination=destination)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, *, destination: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise EnvironmentFaultError(
+            f"another export is writing to {destination}.", "Wait until it has ended, or choose another --dest."
+        ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
 def claim_destination(destination: Path, *, identity: Mapping[str, object]) -> None:
     """Mark the folder as that of this export, and remove what a killed attempt left half-written."""
-    make_folder(destination)
     found = destination.rglob(f"*{TEMPORARY_SUFFIX}")
     for left_over in sorted(path for path in found if is_temporary(path.name) and path.is_file()):
         left_over.unlink(missing_ok=True)

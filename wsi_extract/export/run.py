@@ -11,7 +11,13 @@ from typing import Any, Protocol
 
 from wsi_extract.errors import InputError, IntegrityError, WsiExtractError
 from wsi_extract.export import coco_png, hdf5_files, image_folder, lmdb_files, webdataset_files, yolo
-from wsi_extract.export.destination import EXPORT, check_destination, claim_destination, finish_destination
+from wsi_extract.export.destination import (
+    EXPORT,
+    check_destination,
+    claim_destination,
+    finish_destination,
+    held_destination,
+)
 from wsi_extract.export.names import SplitCounts, count_split
 from wsi_extract.export.options import ExportFormat, ExportRequest
 from wsi_extract.export.room import check_room, expected_bytes, writing_fault
@@ -89,14 +95,15 @@ def export_dataset(
                 f"{request.output_dir} has no folder {STATE}, which holds the SHA-256 of its files of pixels: a file "
                 "that was replaced by another valid one will not be noticed"
             )
-        claim_destination(request.destination, identity=identity)
-        for split, source in sources.items():
-            write_split(source, request.destination, advance=_counter(source.index, split, on_progress=on_progress))
-        counts = {split: count_split(source.index) for split, source in sources.items()}
-        _write_common(request, finished, sources=sources)
-        _refuse_new_manifest(finished)
-        document = {**identity, "counts": {split.value: asdict(count) for split, count in counts.items()}}
-        finish_destination(request.destination, document=document)
+        with held_destination(request.destination):
+            claim_destination(request.destination, identity=identity)
+            for split, source in sources.items():
+                write_split(source, request.destination, advance=_counter(source.index, split, on_progress=on_progress))
+            counts = {split: count_split(source.index) for split, source in sources.items()}
+            _write_common(request, finished, sources=sources)
+            _refuse_new_manifest(finished)
+            document = {**identity, "counts": {split.value: asdict(count) for split, count in counts.items()}}
+            finish_destination(request.destination, document=document)
     except WsiExtractError:
         raise
     except OSError as error:

@@ -158,7 +158,7 @@ def read_finished(output_dir: Path) -> FinishedDataset:
         document: dict[str, Any] = json.loads(data)
         return FinishedDataset(
             output_dir=output_dir,
-            sha256=sha256_of(canonical_json({**document, "run": None})),  # running again changes times only
+            sha256=sha256_of(canonical_json({**document, "run": None, "sha256": None})),  # running again changes times
             store=Store(document["settings"].get("store", Store.PNG)),
             has_records=(output_dir / STATE).is_dir(),
             documents={

@@ -163,9 +163,12 @@ class IndexWriter:
 
 
 def write_root(output_dir: Path) -> None:
-    """Write the documents of the groups above the indices, so that Zarr tools can walk through them."""
+    """Write the documents of the groups above the indices, so that Zarr tools can walk through them.
+
+    The root's comes last: what it leads to is there.
+    """
     root = output_dir / INDEX
-    for folder in (root, root / SCENES):
+    for folder in (root / SCENES, root):
         if folder.is_dir():
             about = (
                 "index of a data set" if folder == root else "slides of a pixel store: coverage, tissue, annotations"
