@@ -11,6 +11,11 @@ out/
     run.json                                         settings and inputs the folder belongs to
     plans/<slide_id>.npz, .json                      planned patches and tissue mask; the .json is written last
     records/<slide_id>/<block>.json                  a block is done when its record exists
+    slides/<slide_id>.json                           a slide is done when its manifest exists
+    faults/<slide_id>.json                           why a slide failed last time; gone once it is done
+    lock                                             held by the run that writes here; see `wsi_extract.folder_lock`
+    claim                                            digest of that run, for its workers; see `wsi_extract.run_claims`
+    repair.json                                      the manifest as it was, while a repair is under way
 """
 
 from __future__ import annotations
@@ -100,6 +105,31 @@ def survey_path(output_dir: Path, *, slide_id: str) -> Path:
 def record_path(output_dir: Path, *, slide_id: str, index: int) -> Path:
     """Return the record whose existence means that the block is complete."""
     return output_dir / STATE / "records" / slide_id / f"{index:06d}.json"
+
+
+def slide_manifest_path(output_dir: Path, *, slide_id: str) -> Path:
+    """Return the manifest whose existence means that all blocks of the slide, and all its pixels, are complete."""
+    return output_dir / STATE / "slides" / f"{slide_id}.json"
+
+
+def fault_path(output_dir: Path, *, slide_id: str) -> Path:
+    """Return the file that says why a slide failed in the last run that tried it."""
+    return output_dir / STATE / "faults" / f"{slide_id}.json"
+
+
+def lock_path(output_dir: Path) -> Path:
+    """Return the file that the one run that writes to the folder holds a lock on."""
+    return output_dir / STATE / "lock"
+
+
+def claim_path(output_dir: Path) -> Path:
+    """Return the file that says which run may write to the folder, see `wsi_extract.run_claims`."""
+    return output_dir / STATE / "claim"
+
+
+def kept_manifest_path(output_dir: Path) -> Path:
+    """Return where a repair keeps the manifest until there is a new one, so that it can be taken up again."""
+    return output_dir / STATE / "repair.json"
 
 
 OWNED = (
