@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -112,6 +113,42 @@ def test_no_cluster_is_started_when_nothing_is_left() -> None:
         assert len(list(executor.run(tasks_for(3)))) == 3
         assert list(executor.run([])) == []
     assert cluster.events == []
+
+
+def test_one_worker_is_never_worth_a_cluster() -> None:
+    cluster = Cluster()
+    with replace(elastic(cluster, patience_s=0), n_workers=1) as executor:
+        assert len(list(executor.run(tasks_for(3)))) == 3
+        assert n_workers_used(executor) == 1
+    assert cluster.events == []
+
+
+@pytest.mark.parametrize("n_workers", [1, N_WORKERS])
+def test_in_isolation_nothing_runs_in_this_process(n_workers: int) -> None:
+    cluster = Cluster()
+    with replace(elastic(cluster, patience_s=60), n_workers=n_workers, isolate=True) as executor:
+        assert list(executor.run([])) == []
+        assert cluster.events == []
+        for _ in range(2):
+            results = list(executor.run(tasks_for(3)))
+            assert [result.task.index for result in results] == [0, 1, 2]
+            assert cluster.count(results) == 3
+    assert cluster.events == ["started", "closed"]
+
+
+def test_a_task_in_this_process_is_watched_and_the_watch_ends_before_a_cluster_starts() -> None:
+    cluster, names = Cluster(), []
+
+    def note_threads(item: object, _slides: SlideCache) -> object:
+        names.append([thread.name for thread in threading.enumerate()].count("hang watch"))
+        time.sleep(WORK_S)
+        return item
+
+    tasks = [replace(task, function=note_threads) for task in tasks_for(10)]
+    with replace(elastic(cluster, patience_s=3 * WORK_S), task_timeout_s=60) as executor:
+        assert len(list(executor.run(tasks))) == 10
+    assert names[0] == 1
+    assert names[-1] == 0  # on the cluster, which has its own
 
 
 def test_a_failure_reaches_the_cluster() -> None:

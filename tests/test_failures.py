@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import resource
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,84 @@ def test_a_dry_run_says_what_the_real_run_would_refuse(inputs: Inputs, tmp_path:
         extract(inputs, tmp_path / "out", dry_run=True, seed=1)
     extract(inputs, tmp_path / "out", dry_run=True, seed=1, fresh=True)
     assert content_of(tmp_path / "out") == before
+
+
+@dataclass(kw_only=True)
+class MeddlingExecutor:
+    """Does something once, before the given task of a stage of slides whose names end as told."""
+
+    slides: SlideCache
+    meddle: Callable[[], object]
+    stage: str
+    at: int = 0
+    ending: str = ""
+    n_workers: int = 1
+    worker_memory_bytes: int = MEMORY_BYTES
+
+    def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
+        serial = SerialExecutor(slides=self.slides, worker_memory_bytes=MEMORY_BYTES)
+        for task in tasks:
+            assert task is not None
+            if task.stage == self.stage and task.slide_id.endswith(self.ending):
+                if self.at == 0:
+                    self.meddle()
+                self.at -= 1
+            yield from serial.run([task])
+
+
+@pytest.mark.parametrize(
+    ("stage", "at"), [("describe", 2), ("survey", 1), ("extract", 3)], ids=["describe", "survey", "extract"]
+)
+def test_a_mount_that_goes_away_blames_no_slide(inputs: Inputs, tmp_path: Path, stage: str, at: int) -> None:
+    mine, out = copy_inputs(inputs, tmp_path / "input"), tmp_path / "out"
+    away = mine.wsi_dir.with_name("away")
+    with SlideCache() as slides:
+        meddler = MeddlingExecutor(slides=slides, meddle=lambda: mine.wsi_dir.rename(away), stage=stage, at=at)
+        with pytest.raises(EnvironmentFaultError, match="the slides have gone"):
+            extract(mine, out, executor=meddler)
+    assert not (out / "errors.jsonl").exists()
+    assert not list(out.glob(".wsi_extract/faults/*"))
+    away.rename(mine.wsi_dir)
+    assert not extract(mine, out).has_failures
+    extract(inputs, tmp_path / "undisturbed")
+    assert content_of(out) == content_of(tmp_path / "undisturbed")
+
+
+def test_a_slide_that_goes_away_keeps_what_is_done_and_is_no_part_of_the_set(inputs: Inputs, tmp_path: Path) -> None:
+    mine, out = copy_inputs(inputs, tmp_path / "input"), tmp_path / "out"
+    slide, away = mine.wsi_dir / "slide_3.svs", tmp_path / "away.svs"
+    with SlideCache() as slides:
+        meddler = MeddlingExecutor(
+            slides=slides, meddle=lambda: slide.rename(away), stage="extract", at=1, ending="slide_3"
+        )
+        assert extract(mine, out, executor=meddler).has_failures
+    assert {image["slide_id"] for image in images_of(out)} == {"slide_1", "slide_2", "slide_4"}
+    (error,) = [json.loads(line) for line in (out / "errors.jsonl").read_text().splitlines()]
+    assert (error["slide_id"], error["errno_name"], error["n_attempts"]) == ("slide_3", "ENOENT", 2)
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*2017/slide_3/*.png")}
+    assert kept
+    away.rename(slide)
+    assert not extract(mine, out).has_failures
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # not made again
+    extract(inputs, tmp_path / "undisturbed")
+    assert content_of(out) == content_of(tmp_path / "undisturbed")
+
+
+def test_files_that_may_not_grow_stop_the_run_and_blame_no_slide(inputs: Inputs, tmp_path: Path) -> None:
+    """A limit that is reached as a quota is, at a write in the middle of a file."""
+    out = tmp_path / "out"
+    extract(inputs, tmp_path / "undisturbed")
+    largest = max(path.stat().st_size for path in (tmp_path / "undisturbed").glob("*2017/*/*.png"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, hard))
+    try:
+        with pytest.raises(EnvironmentFaultError, match=r"File too large \(EFBIG\)"):
+            extract(inputs, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (out / "manifest.json").exists()
+    extract(inputs, out)
+    assert content_of(out) == content_of(tmp_path / "undisturbed")
 
 
 class LitteringExecutor:

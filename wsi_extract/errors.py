@@ -6,6 +6,8 @@ The class decides the exit code of the program.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 RESTORE = "Delete the file, if it is there, and run the extraction again: what is missing is made anew."
 """The remedy for a damaged or lost file of pixels: resuming looks for files and their sizes, not for bytes."""
 
@@ -54,7 +56,19 @@ class SplitError(InputError):
 
 
 class SlideError(WsiExtractError):
-    """One slide cannot be used. It costs that slide only; the run goes on."""
+    """One slide cannot be used. It costs that slide only; the run goes on.
+
+    Raised from the OSError, if the system complained: whether another attempt may succeed depends on that.
+
+    Parameters
+    ----------
+    path
+        The file, when it could not be read: where it lies tells whether a mount has gone.
+    """
+
+    def __init__(self, message: str, remedy: str = "", *, path: Path | None = None) -> None:
+        super().__init__(message, remedy)
+        self.path = path
 
 
 class EnvironmentFaultError(WsiExtractError, OSError):

@@ -7,7 +7,6 @@ to disk.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from wsi_extract.arrays import BoolImage
 from wsi_extract.blocks import MAX_MASK_PX
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import pretty_json, write_atomically
+from wsi_extract.files import write_atomically
 from wsi_extract.geometry import Rect
 from wsi_extract.layout import plan_path, survey_path
 from wsi_extract.model import AnnotationTable, OutputFrame, SlideInfo, SlidePlan, Split, TissueMask
@@ -26,14 +25,17 @@ from wsi_extract.plans import (
     digest_of_annotations,
     digest_of_coverage,
     digest_of_plan,
+    encode_survey,
     job_key,
     read_coverage,
     read_mask,
     read_patches,
+    read_survey_record,
     write_plan,
 )
 from wsi_extract.reading import ReaderChoice, ReaderMode
 from wsi_extract.resolution import choose_overview
+from wsi_extract.run_claims import check_claim
 from wsi_extract.sampling import CoverageScene, SamplingOptions, needed_chunks, plan_slide
 from wsi_extract.slides import OpenedSlide, SlideCache, choose_reader, read_overview
 from wsi_extract.stain import StainEstimate, StainTarget, estimate_stain, sample_places
@@ -71,6 +73,8 @@ class SurveyJob:
     """Digest of the settings and inputs of the run."""
     output_dir: Path | None
     """Where the plan is kept; ``None`` keeps nothing, for a dry run."""
+    run_digest: str | None = None
+    """Of the run that claimed the folder, see `wsi_extract.run_claims`; ``None`` for a folder that nobody claims."""
 
 
 def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
@@ -80,6 +84,8 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
     ------
     SlideError
         When the slide cannot be read.
+    EnvironmentFaultError
+        When the folder does not belong to the job's run any more.
     """
     key = _key_of(job)
     slide_id = job.slide.slide_id
@@ -100,10 +106,16 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
         options=job.sampling,
     )
     coverage = _cover(job, plan, tissue)
+    plan_sha256 = ""
+    if job.output_dir is not None:
+        path = plan_path(job.output_dir, slide_id=slide_id)
+        check_claim(job.output_dir, job.run_digest)
+        plan_sha256 = write_plan(path, plan, tissue=tissue, coverage=coverage)
     record = SurveyRecord(
         slide_id=slide_id,
         job_key=key,
         plan_digest=digest_of_plan(plan, job_key=key),
+        plan_sha256=plan_sha256,
         n_patches=len(plan.patches),
         accounts=plan.accounts,
         tissue_share=round(tissue.tissue_share, 6),
@@ -115,9 +127,7 @@ def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:
         stain=stain.transform,
         stain_reason=stain.reason,
     )
-    if job.output_dir is not None:
-        write_plan(plan_path(job.output_dir, slide_id=slide_id), plan, tissue=tissue, coverage=coverage)
-        _write_survey(job, record)
+    _write_survey(job, record)
     return record
 
 
@@ -146,7 +156,8 @@ def _with_reader(known: SurveyRecord, job: SurveyJob, slides: SlideCache) -> Sur
 
 def _write_survey(job: SurveyJob, record: SurveyRecord) -> None:
     if job.output_dir is not None:
-        write_atomically(survey_path(job.output_dir, slide_id=record.slide_id), pretty_json(record.to_json()))
+        check_claim(job.output_dir, job.run_digest)
+        write_atomically(survey_path(job.output_dir, slide_id=record.slide_id), encode_survey(record))
 
 
 def _estimate_stain(job: SurveyJob, slide: OpenedSlide, tissue: TissueMask) -> StainEstimate:
@@ -205,8 +216,8 @@ def _read_finished(output_dir: Path, *, slide_id: str, key: str) -> SurveyRecord
 def read_survey(output_dir: Path, *, slide_id: str) -> SurveyRecord | None:
     """Return the record of a finished survey, ``None`` when there is none or it is damaged and must be made again."""
     try:
-        return SurveyRecord.from_json(json.loads(survey_path(output_dir, slide_id=slide_id).read_bytes()))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AssertionError):
+        return read_survey_record(survey_path(output_dir, slide_id=slide_id))
+    except IntegrityError:
         return None
 
 

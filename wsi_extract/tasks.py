@@ -6,32 +6,45 @@ A task is a plain function of one immutable item, called as ``function(item, sli
 
 from __future__ import annotations
 
-import errno
 import itertools
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import cv2
 
-from wsi_extract.errors import EnvironmentFaultError, IntegrityError, SlideError, WsiExtractError
+from wsi_extract.causes import TRANSIENT, errno_of
+from wsi_extract.errors import EnvironmentFaultError, IntegrityError, SlideError
+from wsi_extract.faults import class_of, fault_from, find_lost_mount
+from wsi_extract.hang_watch import AGAIN, HangWatch
 from wsi_extract.model import Fault, FaultClass
 from wsi_extract.slides import SlideCache
 
-ENVIRONMENT_ERRNOS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
-)
-"""Causes of an OSError that no slide can be blamed for: slide readers raise `SlideError` instead."""
-
-
-NO_THREAD = "can't start new thread"
-"""What Python says when the system grants no further thread; it has no type of its own for that."""
+__all__ = [
+    "ElasticExecutor",
+    "Executor",
+    "Progress",
+    "SerialExecutor",
+    "Task",
+    "TaskResult",
+    "attempt",
+    "fault_from",
+    "keep_to_one_thread",
+    "n_workers_used",
+    "survivable_fault",
+]
 
 ATTEMPTS = 2
 """A slide handle that failed once is useless; the second attempt has a fresh one."""
+BACKOFF_S = (0.5, 1.0, 2.0)
+"""Before each further attempt at what may pass by itself, such as a network that is down for a moment."""
+JITTER_FRACTION = 0.25
+"""Many workers that failed together must not come back together."""
 
 CLUSTER_START_S = 3.0
 """What starting and closing a local cluster takes, with its report."""
@@ -52,6 +65,8 @@ class Task:
     """Number of the task within its slide and stage."""
     function: Callable[[Any, SlideCache], object]
     item: object
+    path: Path | None = None
+    """The slide's file: whether it answers is asked before the slide is blamed for what became of worker processes."""
     n_units: int = 1
     """What it does, in patches, chunks or slides: the unit of its stage."""
     n_units_after: int | None = None
@@ -111,63 +126,49 @@ def survivable_fault(result: TaskResult) -> Fault:
     fault = result.fault
     assert fault is not None
     if fault.fault_class is FaultClass.ENVIRONMENT:
-        raise EnvironmentFaultError(f"{fault.stage} of slide {fault.slide_id}: {fault.message}.", fault.remedy)
+        message = fault.message.removesuffix(".")
+        raise EnvironmentFaultError(f"{fault.stage} of slide {fault.slide_id}: {message}.", fault.remedy)
     if fault.fault_class is FaultClass.INTEGRITY:
         raise IntegrityError(f"{fault.stage} of slide {fault.slide_id}: {fault.message}", fault.remedy)
     return fault
 
 
-def fault_from(error: Exception, *, slide_id: str, stage: str) -> Fault:
-    """Turn an error raised by a task into a value, and decide whose fault it is."""
-    message, remedy, fault_class = str(error), "", FaultClass.SLIDE
-    if isinstance(error, WsiExtractError):
-        message, remedy = error.message, error.remedy
-    if isinstance(error, IntegrityError):
-        fault_class = FaultClass.INTEGRITY
-    elif _is_of_the_machine(error):
-        fault_class = FaultClass.ENVIRONMENT
-        remedy = remedy or "Mend that and run the same command again; finished work is kept."
-    elif isinstance(error, MemoryError):
-        message = message or "out of memory"
-        remedy = "Give each worker more memory: fewer --workers, or a smaller --patch_size."
-    elif isinstance(error, OSError):
-        remedy = remedy or "Check the disk or the network, then run the same command again."
-    elif not isinstance(error, WsiExtractError):
-        remedy = "This looks like a bug; please report it with the slide's format."
-    return Fault(
-        slide_id=slide_id,
-        stage=stage,
-        fault_class=fault_class,
-        error_type=type(error).__name__,
-        message=message or type(error).__name__,
-        remedy=remedy,
-    )
+def attempt(task: Task, slides: SlideCache, *, watch: HangWatch | None = None) -> TaskResult:
+    """Run a task, again on a fresh slide handle if it fails, and turn a failure into a value.
 
-
-def _is_of_the_machine(error: Exception) -> bool:
-    if isinstance(error, EnvironmentFaultError):
-        return True
-    if isinstance(error, OSError):
-        return not isinstance(error, SlideError) and error.errno in ENVIRONMENT_ERRNOS
-    return isinstance(error, RuntimeError) and str(error) == NO_THREAD
-
-
-def attempt(task: Task, slides: SlideCache) -> TaskResult:
-    """Run a task, once more on a fresh slide handle if it fails, and turn a failure into a value.
-
+    What may pass by itself is tried three times more, after growing breaks; any other trouble of a slide once more.
     This is the one place where every kind of error is caught: a slide must never take the run down with it.
+
+    Parameters
+    ----------
+    watch
+        Ends the process when one attempt takes too long; the breaks between them do not count.
     """
-    result = TaskResult(task=task)
-    for _ in range(ATTEMPTS):
+    watch = watch or HangWatch(None)
+    for n_attempts in itertools.count(1):
         try:
-            return TaskResult(task=task, value=task.function(task.item, slides))
+            with watch.over(slide_id=task.slide_id, stage=task.stage):
+                return TaskResult(task=task, value=task.function(task.item, slides))
         except Exception as error:  # noqa: BLE001
-            slides.close()  # a handle that failed once is useless
-            fault = fault_from(error, slide_id=task.slide_id, stage=task.stage)
-            result = TaskResult(task=task, fault=fault)
-            if fault.fault_class is not FaultClass.SLIDE:
-                break
-    return result
+            break_s = _break_s(error, n_attempts=n_attempts)
+            with watch.over(slide_id=task.slide_id, stage=task.stage):
+                slides.close()  # a handle that failed once is useless
+                cause = find_lost_mount(error) or error if break_s is None else error
+            if break_s is None:
+                fault = fault_from(cause, slide_id=task.slide_id, stage=task.stage, n_attempts=n_attempts)
+                return TaskResult(task=task, fault=fault)
+        time.sleep(break_s)  # a signal that ends the run ends this as well
+    raise AssertionError
+
+
+def _break_s(error: Exception, *, n_attempts: int) -> float | None:
+    """Return how long to wait before the next attempt, ``None`` when it would not help, or was made often enough."""
+    is_of_files = isinstance(error, SlideError | OSError) and not isinstance(error, EnvironmentFaultError)
+    if is_of_files and errno_of(error) in TRANSIENT:
+        if n_attempts > len(BACKOFF_S):
+            return None
+        return BACKOFF_S[n_attempts - 1] * random.uniform(1 - JITTER_FRACTION, 1 + JITTER_FRACTION)
+    return 0.0 if class_of(error) is FaultClass.SLIDE and n_attempts < ATTEMPTS else None
 
 
 def keep_to_one_thread() -> None:
@@ -182,19 +183,23 @@ class SerialExecutor:
     slides: SlideCache
     worker_memory_bytes: int
     n_workers: int = 1
+    task_timeout_s: float | None = None
+    """How long a task may take before the process ends because it hangs; ``None`` for ever."""
 
     def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
         """Yield the result of each task as it is done, in order."""
-        for task in tasks:
-            assert task is not None, "the tasks wait for a result, but all were yielded"
-            yield attempt(task, self.slides)
+        with HangWatch(self.task_timeout_s) as watch:
+            for task in tasks:
+                assert task is not None, "the tasks wait for a result, but all were yielded"
+                yield attempt(task, self.slides, watch=watch)
 
 
 @dataclass(kw_only=True)
 class ElasticExecutor:
     """Runs tasks in this process, and what is left on a cluster, once that is worth its start.
 
-    A small run is done before a cluster would be ready. A context manager: the cluster is closed at the end.
+    A small run is done before a cluster would be ready, and a single worker saves nothing. A context manager: the
+    cluster is closed at the end.
     """
 
     slides: SlideCache
@@ -203,6 +208,12 @@ class ElasticExecutor:
     worker_memory_bytes: int
     open_cluster: Callable[[], AbstractContextManager[Executor]]
     patience_s: float = PATIENCE_S
+    isolate: bool = False
+    """Run nothing in this process: a slide that crashes or hangs native code then costs a worker, not the run."""
+    task_timeout_s: float | None = None
+    """How long a task may take in this process before it ends because the task hangs; ``None`` for ever."""
+    hang_advice: str = AGAIN
+    """What the user can do then."""
     _spent: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)
     """Seconds and units of each stage that were done in this process."""
     _cluster: Executor | None = field(default=None, init=False)
@@ -223,24 +234,35 @@ class ElasticExecutor:
 
     def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
         """Yield the result of each task as it is done."""
-        waiting = iter(tasks)
+        with HangWatch(self.task_timeout_s, advice=self.hang_advice) as watch:
+            left = yield from self._run_here(iter(tasks), watch)
+        if left is None:
+            return
+        if self._cluster is None:
+            self.slides.close()  # no slide is read in this process any more
+            self._cluster = self._stack.enter_context(self.open_cluster())
+        yield from self._cluster.run(left)
+
+    def _run_here(
+        self, waiting: Iterator[Task | None], watch: HangWatch
+    ) -> Generator[TaskResult, None, Iterator[Task | None] | None]:
+        """Yield results until a cluster is worth its start; return the tasks for it, ``None`` when none are left."""
         for task in waiting:
-            if self._cluster is None and task is not None and self._is_worth_a_cluster(task):
-                self.slides.close()  # no slide is read in this process any more
-                self._cluster = self._stack.enter_context(self.open_cluster())
-            if self._cluster is not None:
-                yield from self._cluster.run(itertools.chain([task], waiting))
-                return
+            if self._cluster is not None or self._is_worth_a_cluster(task):
+                return itertools.chain([task], waiting)
             assert task is not None, "the tasks wait for a result, but all were yielded"
             started_s = time.monotonic()
-            result = attempt(task, self.slides)
+            result = attempt(task, self.slides, watch=watch)
             stage_s, n_units = self._spent.get(task.stage, (0.0, 0))
             self._spent[task.stage] = (stage_s + time.monotonic() - started_s, n_units + task.n_units)
             yield result
+        return None
 
-    def _is_worth_a_cluster(self, task: Task) -> bool:
+    def _is_worth_a_cluster(self, task: Task | None) -> bool:
         """Whether the run has taken a while, and a cluster would save more of what is left than its start costs."""
-        if sum(stage_s for stage_s, _ in self._spent.values()) < self.patience_s:
+        if self.isolate:
+            return True
+        if task is None or self.n_workers <= 1 or sum(stage_s for stage_s, _ in self._spent.values()) < self.patience_s:
             return False
         if task.n_units_after is None:
             return True
