@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster, wait
+from distributed import Client, LocalCluster
 
 from wsi_extract import bundles
 from wsi_extract.errors import EnvironmentFaultError, SlideError
@@ -18,7 +19,6 @@ from wsi_extract.model import FaultClass
 from wsi_extract.schedule import (
     WINDOW_PER_THREAD,
     DaskExecutor,
-    _results_of,
     dask_executor,
     existing_cluster,
     local_cluster,
@@ -57,16 +57,8 @@ def fill_disk(item: int, slides: SlideCache) -> int:
     raise OSError(28, "No space left on device")
 
 
-def die_on_three(item: int, slides: SlideCache) -> int:
-    if item == 3:
-        os._exit(1)
-    return item
-
-
-def die_on_seven(item: int, slides: SlideCache) -> int:
-    if item == 7:
-        os._exit(1)
-    time.sleep(0.002)
+def wait_a_little(item: int, slides: SlideCache) -> int:
+    time.sleep(0.05)
     return item
 
 
@@ -226,46 +218,33 @@ def test_a_cluster_without_workers_is_not_waited_for_in_vain() -> None:
             list(executor.run(tasks_for(double, 3)))
 
 
-def test_a_bundle_that_kills_its_workers_costs_only_the_task_that_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundles, "TAIL_SHARE", 1e9)  # bundle from the second result on
+def test_what_takes_long_together_does_not_hang(monkeypatch: pytest.MonkeyPatch, executor: DaskExecutor) -> None:
+    """Each task has its own time, not all that went to a worker together."""
+    monkeypatch.setattr(bundles, "TAIL_SHARE", 1e9)
+    with dask_executor(executor.client, worker_memory_bytes=10**9, report_path=None, task_timeout_s=0.5) as brisk:
+        results = list(brisk.run(tasks_for(wait_a_little, 24)))
+    assert [result.fault for result in results if result.fault is not None] == []
+
+
+def test_a_report_that_cannot_be_written_costs_nothing(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
     with (
-        local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
-        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
+        caplog.at_level(logging.WARNING),
+        dask_executor(client, worker_memory_bytes=None, report_path=tmp_path / "file" / "report.html") as executor,
     ):
-        results = list(executor.run(tasks_for(die_on_seven, 12)))
-    assert sorted(result.value for result in results if isinstance(result.value, int)) == [*range(7), *range(8, 12)]
-    (fault,) = [result.fault for result in results if result.fault is not None]
-    assert fault.fault_class is FaultClass.WORKER
-    assert "block 7" in fault.message
+        assert len(list(executor.run(tasks_for(double, 4)))) == 4
+    (record,) = caplog.records
+    assert "report" in record.getMessage()
+    with dask_executor(client, worker_memory_bytes=None, report_path=Path("/dev/full")) as executor:
+        list(executor.run(tasks_for(double, 4)))
 
 
-def test_a_result_that_died_with_its_worker_is_made_again() -> None:
-    """It may die after the driver heard of it, and before the driver has fetched it."""
+def test_a_failure_is_not_hidden_by_its_report(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with (
-        local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
-        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
+        pytest.raises(EnvironmentFaultError, match="the real one"),
+        dask_executor(client, worker_memory_bytes=None, report_path=tmp_path / "file" / "report.html"),
     ):
-        bundler = bundles.Bundler(tasks_for(double, 1), n_workers=1)
-        bundle = bundler.next(n_in_flight=0)
-        future = executor._submit(bundle)
-        wait(future)
-        (pid,) = client.run(os.getpid).values()
-        os.kill(pid, signal.SIGKILL)
-        while future.status == "finished":
-            time.sleep(0.005)
-        (result,) = _results_of(future, bundle, bundler)
-    assert result.fault is None
-    assert isinstance(result.value, tuple)
-    assert result.value[1] != pid
-
-
-def test_a_task_that_kills_its_workers_becomes_a_fault() -> None:
-    with (
-        local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
-        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
-    ):
-        results = {result.task.index: result for result in executor.run(tasks_for(die_on_three, 6))}
-    fault = results[3].fault
-    assert fault is not None
-    assert fault.fault_class is FaultClass.WORKER
-    assert "died" in fault.message
+        raise EnvironmentFaultError("the real one", "")

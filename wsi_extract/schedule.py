@@ -1,4 +1,4 @@
-"""The executor that runs tasks on a Dask cluster. The only module that knows Dask.
+"""The executor that runs tasks on a Dask cluster.
 
 Workers get plain functions of one item; what returns through the scheduler is a record of a few hundred bytes or a
 fault. The driver keeps its own bounded window of tasks in flight, so that scheduler memory does not grow with the
@@ -7,98 +7,125 @@ number of slides and a dying worker takes few tasks with it.
 
 from __future__ import annotations
 
-import signal
+import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import dask
 from dask.delayed import delayed
-from distributed import (
-    Client,
-    Future,
-    KilledWorker,
-    LocalCluster,
-    WorkerPlugin,
-    as_completed,
-    get_worker,
-    performance_report,
-)
+from distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker, performance_report
+from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
 import wsi_extract
 from wsi_extract.bundles import Bundle, Bundler
-from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.interrupts import held
+from wsi_extract.clusters import (
+    ANSWER_S,
+    RESUME,
+    TlsFiles,
+    existing_cluster,
+    local_cluster,
+    scheduler_lost,
+    warning_about,
+    workers_of,
+)
+from wsi_extract.errors import EnvironmentFaultError, WsiExtractError
+from wsi_extract.faults import refuse_silent_slide
+from wsi_extract.hang_watch import HangWatch
 from wsi_extract.machine import memory_bytes
 from wsi_extract.model import Fault, FaultClass
 from wsi_extract.slides import SlideCache
-from wsi_extract.tasks import Task, TaskResult, attempt, keep_to_one_thread
+from wsi_extract.tasks import ATTEMPTS, Task, TaskResult, attempt, keep_to_one_thread
+
+__all__ = ["DaskExecutor", "TlsFiles", "dask_executor", "existing_cluster", "local_cluster", "warning_about"]
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that no worker waits, few enough that a dying one takes few along."""
 LOOK_ROUND_S = 1.0
-"""How often the driver stops waiting for results to see whether there are workers at all."""
-RESULT_S = 30.0
-"""How long results of a few bytes may take from a worker; some die with theirs."""
+"""How often the driver stops waiting for results to see whether the scheduler is still there."""
+FETCH_ROUND_S = 5.0
+"""How often it does so while it waits for a result that is ready."""
+TASK_TIMEOUT_S = 900.0
+GRACE_S = 60.0
+"""What workers that died may take to come back, beside the time their tasks had."""
+DEATHS_ALONE = 2
+"""A task is to blame when this many workers died while it was the only one on all of them."""
+HANG_ADVICE = (
+    "This worker process ends, and another one tries again; a slide that ends two by itself is left out, if its file "
+    "answers. Raise --task_timeout_s if it is just slow."
+)
+LAST_RESORT = 2.0
+"""Times the limit after which a worker ends that cannot even run its watch: a worker costs less than the run."""
+SEVERAL_THREADS = "runs several threads, which slide handles do not allow."
+ONE_THREAD = "Start workers with one thread per process: dask worker --nthreads 1 --nworkers auto."
 TOKEN_DIGITS = 8
 """Of the random part of names on the cluster: two runs on one scheduler must not meet."""
 
-DASK_SETTINGS: dict[str, Any] = {
-    # Managed memory is near zero here, so spilling would only add a second way to fail.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": 0.80,
-    "distributed.worker.memory.terminate": 0.95,
-    "distributed.worker.profile.enabled": False,
-    "distributed.scheduler.worker-saturation": 1.0,
-    "distributed.scheduler.no-workers-timeout": "10 minutes",
-    # A local cluster looks once whether a worker that died is back, and else gives it up for good, although its nanny
-    # may be starting it again at that moment, because the same task killed it twice.
-    "distributed.deploy.lost-worker-timeout": "1000 days",
-    "distributed.nanny.pre-spawn-environ": {
-        # Without Dask's own MALLOC_TRIM_THRESHOLD_: with it every patch is new memory of the system, page by page,
-        # which costs half as much processor time again as all the work.
-        "OMP_NUM_THREADS": 1,
-        "OPENBLAS_NUM_THREADS": 1,
-        "MKL_NUM_THREADS": 1,
-    },
-}
-NETWORK_SETTINGS: dict[str, Any] = {
-    # For clusters of several machines only: on one machine every retry talks to a process that has died.
-    "distributed.comm.retry.count": 3,
-    "distributed.comm.timeouts.connect": "60s",
-}
+_LOG = logging.getLogger(__name__)
 
 
 class SlidesPlugin(WorkerPlugin):
-    """Gives each worker process its slide handles, and keeps it to one thread."""
+    """Gives each worker process its slide handles, and keeps it to one thread.
+
+    Parameters
+    ----------
+    name
+        Of the plugin on the cluster.
+    task_timeout_s
+        How long one task may take before its worker counts as hanging.
+    """
 
     slides: SlideCache
+    watch: HangWatch
 
-    def __init__(self, *, name: str) -> None:
+    def __init__(self, *, name: str, task_timeout_s: float) -> None:
         self.name = name
+        self.package_version = wsi_extract.__version__
+        self.task_timeout_s = task_timeout_s
 
     def setup(self, worker: Any) -> None:
-        """Open the process's slide cache."""
+        """Open the process's slide cache, and watch what it does from here on."""
         keep_to_one_thread()
         self.slides = SlideCache()
+        self.watch = HangWatch(self.task_timeout_s, advice=HANG_ADVICE, last_resort=LAST_RESORT)
+        self.watch.__enter__()
 
     def teardown(self, worker: Any) -> None:
         """Close all slides."""
+        self.watch.__exit__()
         self.slides.close()
+
+    def check(self, worker: Any) -> None:
+        """Refuse a worker that has joined the cluster later and is not like those of the beginning.
+
+        Raises
+        ------
+        EnvironmentFaultError
+            Which ends the run: other tasks may have gone to that worker as well.
+        """
+        if worker.state.nthreads != 1:
+            raise EnvironmentFaultError(f"the worker {worker.address} {SEVERAL_THREADS}", ONE_THREAD)
+        if self.package_version != wsi_extract.__version__:
+            raise EnvironmentFaultError(
+                f"the worker {worker.address} has version {wsi_extract.__version__} of this package, the run has "
+                f"{self.package_version}.",
+                "Install the same version everywhere.",
+            )
 
 
 def _attempt_on_worker(bundle: Bundle, plugin_name: str) -> tuple[list[tuple[object, Fault | None]], float]:
     """Run tasks in a worker, where their items stay; return what became of each, and the seconds all of them took."""
-    plugin = get_worker().plugins[plugin_name]
+    worker = get_worker()
+    plugin = worker.plugins[plugin_name]
     assert isinstance(plugin, SlidesPlugin)
+    plugin.check(worker)
     started_s = time.monotonic()
-    results = [attempt(task, plugin.slides) for task in bundle]
+    results = [attempt(task, plugin.slides, watch=plugin.watch) for task in bundle]
     worked_s = time.monotonic() - started_s
     return [(result.value, result.fault) for result in results], worked_s
 
@@ -112,12 +139,26 @@ class DaskExecutor:
     """Random part of the keys: Dask takes two tasks of one key for the same, also from different runs."""
     n_workers: int
     worker_memory_bytes: int
+    stall_s: float
+    """How long nothing at all may arrive although there are workers."""
     patience_s: float = 120.0
     """How long the cluster may be without workers."""
     _n_submitted: int = field(default=0, init=False)
+    _deaths: Counter[tuple[str, int, int]] = field(default_factory=Counter, init=False)
+    """Workers that died while a task was alone on all of them, by stage, slide and number of the task."""
+    _proven: Task | None = field(default=None, init=False)
+    """What a worker has come to an end with last."""
+    _blamed: str | None = field(default=None, init=False)
+    """The slide blamed last, unless a worker has come to an end with something since then."""
 
     def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
-        """Yield each result as it arrives; take new tasks only as there is room in the window."""
+        """Yield each result as it arrives; take new tasks only as there is room in the window.
+
+        Raises
+        ------
+        EnvironmentFaultError
+            When the scheduler or all workers are gone, or nothing moves any more.
+        """
         bundler = Bundler(tasks, n_workers=self.n_workers)
         in_flight: dict[Future[Any], Bundle] = {}
         arrivals = as_completed()
@@ -127,35 +168,49 @@ class DaskExecutor:
                 self._wait(arrivals)
                 future = next(arrivals)
                 bundle = in_flight.pop(future)
-                results = _results_of(future, bundle, bundler)
+                results = self._results_of(future, bundle, bundler)
                 future.release()
                 yield from results  # before new tasks are taken: which come next may depend on them
                 self._fill(bundler, in_flight, arrivals)
+        except Exception as error:
+            if self.client.status == "running" or isinstance(error, WsiExtractError):
+                raise
+            raise scheduler_lost(self.client) from error  # Dask has many names for that, some of them bare errors
         finally:
-            for future in in_flight:
-                future.cancel()
+            if self.client.status == "running":
+                for future in in_flight:
+                    future.cancel()
 
     def _wait(self, arrivals: Any) -> None:
-        """Wait until a bundle has ended; give up when the cluster has no workers for too long."""
-        last_seen_s = time.monotonic()
+        """Wait until a bundle has ended; give up when none can any more."""
+        began_s = last_seen_s = time.monotonic()
         while not arrivals.has_ready():
             with arrivals.thread_condition:
                 if not arrivals.has_ready():  # notified under the condition's lock, after it is ready
                     arrivals.thread_condition.wait(timeout=min(LOOK_ROUND_S, self.patience_s))
-            if time.monotonic() - last_seen_s < self.patience_s:
-                continue
-            if not self.client.scheduler_info(n_workers=-1)["workers"]:
+            self._check_connection()
+            now_s = time.monotonic()
+            if now_s - began_s >= self.stall_s and workers_of(self.client):
                 raise EnvironmentFaultError(
-                    f"the Dask cluster has had no workers for {self.patience_s:.0f} s.",
-                    "Start workers and give the same command again; finished work is kept.",
+                    f"nothing has come from the workers of the Dask cluster for {now_s - began_s:.0f} s: they hang, or "
+                    "are paused because their memory is full.",
+                    f"Look at their logs, or give them more memory. {RESUME}",
                 )
-            last_seen_s = time.monotonic()
+            if now_s - last_seen_s >= self.patience_s:
+                if not workers_of(self.client):
+                    raise _no_workers(f"for {self.patience_s:.0f} s")
+                last_seen_s = now_s
+
+    def _check_connection(self) -> None:
+        if self.client.status != "running":
+            raise scheduler_lost(self.client)
 
     def _fill(self, bundler: Bundler, in_flight: dict[Future[Any], Bundle], arrivals: Any) -> None:
         while len(in_flight) < WINDOW_PER_THREAD * self.n_workers:
             bundle = bundler.next(n_in_flight=len(in_flight))
             if not bundle:
                 return
+            self._check_connection()
             future = self._submit(bundle)
             in_flight[future] = bundle
             arrivals.add(future)
@@ -174,132 +229,113 @@ class DaskExecutor:
         future: Future[Any] = self.client.compute(lazy, optimize_graph=False)
         return future
 
+    def _results_of(self, future: Future[Any], bundle: Bundle, bundler: Bundler) -> list[TaskResult]:
+        """Return the results of a future that ended, none yet when its tasks have to be tried again.
+
+        Unless a bundle was alone on all workers it is not known which task killed one, and where the results died
+        with their worker it may be none: each task is tried again alone. A dead worker becomes a fault of the task
+        that killed two of them alone: one may have died of something else.
+        """
+        try:
+            # Its state may be "lost" or "pending" by now, when the worker died with the results.
+            pairs, worked_s = self._fetch(future)  # any other error is ours: tasks hand theirs back
+        except CancelledError as error:
+            raise scheduler_lost(self.client) from error
+        except (NoWorkerError, NoValidWorkerError) as error:  # as soon as the scheduler was told to say so
+            raise _no_workers("for too long") from error
+        except KilledWorker as killed:
+            if bundler.is_on_trial and self._is_to_blame(bundle[0], n_deaths=killed.allowed_failures + 1):
+                self._refuse_scapegoat(bundle[0])
+                return [TaskResult(task=bundle[0], fault=_crash(bundle[0], error=killed))]
+            bundler.put_back(bundle)
+            return []
+        except EnvironmentFaultError:
+            raise
+        except (TimeoutError, OSError):
+            bundler.put_back(bundle)
+            return []
+        bundler.learn(bundle, worked_s=worked_s)
+        self._proven, self._blamed = bundle[-1], None
+        return [
+            TaskResult(task=task, value=value, fault=fault) for task, (value, fault) in zip(bundle, pairs, strict=True)
+        ]
+
+    def _fetch(self, future: Future[Any]) -> tuple[list[tuple[object, Fault | None]], float]:
+        """Return what a worker has returned; look now and then whether there is anybody left to ask."""
+        until_s = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                answer: tuple[list[tuple[object, Fault | None]], float] = future.result(timeout=FETCH_ROUND_S)
+            except EnvironmentFaultError:  # an OSError as well, but that of a worker
+                raise
+            except (TimeoutError, OSError):
+                self._check_connection()
+                if time.monotonic() >= until_s:
+                    raise
+            else:
+                return answer
+
+    def _is_to_blame(self, task: Task, *, n_deaths: int) -> bool:
+        identity = (task.stage, task.slide_ordinal, task.index)
+        self._deaths[identity] += n_deaths
+        return self._deaths[identity] >= DEATHS_ALONE
+
+    def _refuse_scapegoat(self, task: Task) -> None:
+        """Refuse to blame a slide for what the machine does to whatever is read: now to this one, then to the others.
+
+        Raises
+        ------
+        EnvironmentFaultError
+            When its file does not answer; or it is the second in a row, and workers do not even come to an end with
+            what they came to an end with before.
+        """
+        if task.path is not None:
+            refuse_silent_slide(task.path)
+        if self._blamed not in (None, task.slide_id) and not self._can_repeat():
+            raise EnvironmentFaultError(
+                f"worker processes die or hang whatever they read, slides {self._blamed} and {task.slide_id} at last.",
+                f"Look at the memory, the disk and the libraries of the machines they run on. {RESUME}",
+            )
+        self._blamed = task.slide_id
+
+    def _can_repeat(self) -> bool:
+        """Whether a worker comes to an end with a task that one has done before; nothing else is in flight."""
+        if self._proven is None:
+            return False
+        future = self._submit((self._proven,))
+        arrivals = as_completed([future])
+        self._wait(arrivals)
+        try:
+            self._fetch(next(arrivals))
+        except EnvironmentFaultError:
+            raise
+        except (KilledWorker, TimeoutError, OSError):
+            return False
+        return True
+
 
 def _plugin_name(token: str) -> str:
     return f"wsi-extract-slides-{token}"
 
 
-def _results_of(future: Future[Any], bundle: Bundle, bundler: Bundler) -> list[TaskResult]:
-    """Return the results of a future that ended; a dead worker becomes a fault of the task that killed it.
-
-    Unless the bundle was alone it is not known which task did, and where the results died with their worker it may be
-    none: there are no results yet then, and each task is tried again alone.
-    """
-    error: KilledWorker | None = None
-    if future.status != "cancelled":  # it may be "lost" or "pending" by now, when the worker died with the results
-        try:
-            pairs, worked_s = future.result(timeout=RESULT_S)  # any other error is ours: tasks hand theirs back
-        except TimeoutError:
-            bundler.put_back(bundle)
-            return []
-        except KilledWorker as killed:
-            if not bundler.is_on_trial:
-                bundler.put_back(bundle)
-                return []
-            error = killed
-        else:
-            bundler.learn(bundle, worked_s=worked_s)
-            return [
-                TaskResult(task=task, value=value, fault=fault)
-                for task, (value, fault) in zip(bundle, pairs, strict=True)
-            ]
-    return [TaskResult(task=task, fault=_loss(task, error=error)) for task in bundle]
+def _no_workers(how_long: str) -> EnvironmentFaultError:
+    return EnvironmentFaultError(f"the Dask cluster has had no workers {how_long}.", f"Look at their logs. {RESUME}")
 
 
-def _loss(task: Task, *, error: KilledWorker | None) -> Fault:
+def _crash(task: Task, *, error: KilledWorker) -> Fault:
     return Fault(
         slide_id=task.slide_id,
         stage=task.stage,
-        fault_class=FaultClass.WORKER if error is not None else FaultClass.ENVIRONMENT,
-        error_type=type(error).__name__ if error is not None else "Cancelled",
-        message=f"worker processes died on block {task.index} of this slide: {error}"
-        if error is not None
-        else "the cluster dropped the task",
+        fault_class=FaultClass.WORKER,
+        error_type=type(error).__name__,
+        message=f"worker processes died on block {task.index} of this slide, or were ended because it hung",
         remedy="Give each worker more memory (fewer --workers), or check the slide for damage.",
     )
 
 
 @contextmanager
-def local_cluster(*, n_workers: int, memory_bytes: int, dashboard_address: str) -> Iterator[Client]:
-    """Start one single-threaded worker process per core on this machine, reachable from this machine only."""
-    with dask.config.set(DASK_SETTINGS), ExitStack() as stack:
-        # A signal in the middle of the start would make Dask complain at length.
-        with held(), _workers_deaf_to_ctrl_c():
-            cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=dashboard_address,
-                memory_limit=memory_bytes,
-                silence_logs=40,
-            )
-            client = stack.enter_context(Client(stack.enter_context(cluster)))
-        yield client
-
-
-@contextmanager
-def _workers_deaf_to_ctrl_c() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, which reaches every process of a terminal: the driver decides.
-
-    Threads inherit the mask of signals from the thread that starts them, and so do processes, from their first moment.
-    """
-    resource_tracker.ensure_running()  # else it would start within the block, and unblock the signal when it has
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def existing_cluster(address: str, *, patience_s: float = 15.0) -> Iterator[Client]:
-    """Connect to a running scheduler.
-
-    Raises
-    ------
-    EnvironmentFaultError
-        When nothing answers there, or the workers cannot import this package in this version.
-    """
-    with dask.config.set(DASK_SETTINGS | NETWORK_SETTINGS):
-        try:
-            client = Client(address, timeout=patience_s)
-        except (OSError, TimeoutError) as error:
-            raise EnvironmentFaultError(
-                f"no Dask scheduler answers at {address}: {error}.", "Start one, or leave --scheduler out."
-            ) from error
-        with client:
-            _check_workers(client, address=address)
-            yield client
-
-
-def _check_workers(client: Client, *, address: str) -> None:
-    try:
-        versions = client.run(_package_version)
-    except Exception as error:
-        if "ModuleNotFoundError" not in repr(error):  # which distributed wraps into a bare Exception
-            raise
-        raise EnvironmentFaultError(
-            f"the workers of {address} cannot import this package: {error}.",
-            "Install it there (pip install .), or start the workers in this folder.",
-        ) from error
-    if not versions:
-        raise EnvironmentFaultError(f"the scheduler at {address} has no workers.", "Start some and run again.")
-    different = {worker: version for worker, version in versions.items() if version != wsi_extract.__version__}
-    if different:
-        raise EnvironmentFaultError(
-            f"workers of {address} run another version than {wsi_extract.__version__}: {different}.",
-            "Install the same version everywhere.",
-        )
-
-
-def _package_version() -> str:
-    return wsi_extract.__version__
-
-
-@contextmanager
 def dask_executor(
-    client: Client, *, worker_memory_bytes: int | None, report_path: Path | None
+    client: Client, *, worker_memory_bytes: int | None, report_path: Path | None, task_timeout_s: float = TASK_TIMEOUT_S
 ) -> Iterator[DaskExecutor]:
     """Prepare the cluster's workers, and record what they do as a Dask performance report.
 
@@ -308,23 +344,47 @@ def dask_executor(
     worker_memory_bytes
         Memory each worker may use; ``None`` asks the workers.
     report_path
-        Where the report is written at the end; ``None`` writes none.
+        Where the report is written at the end, unless the run fails; ``None`` writes none. That it cannot be written
+        is logged, and costs nothing else.
+    task_timeout_s
+        How long one task may take before its worker counts as hanging, and is ended.
+
+    Raises
+    ------
+    EnvironmentFaultError
+        When there are no workers, or such as run several threads.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = workers_of(client).values()
     if not workers:
         raise EnvironmentFaultError("the Dask cluster has no workers.", "Check their logs.")
     if any(worker["nthreads"] != 1 for worker in workers):
-        raise EnvironmentFaultError(
-            "the workers of the Dask cluster run several threads each, which slide handles do not allow.",
-            "Start them with one thread per process: dask worker --nthreads 1 --nworkers auto.",
-        )
+        raise EnvironmentFaultError(f"a worker of the Dask cluster {SEVERAL_THREADS}", ONE_THREAD)
     if worker_memory_bytes is None:
         worker_memory_bytes = min(int(worker["memory_limit"] or memory_bytes()) for worker in workers)
     token = uuid4().hex[:TOKEN_DIGITS]
-    client.register_plugin(SlidesPlugin(name=_plugin_name(token)))
-    executor = DaskExecutor(client=client, token=token, n_workers=len(workers), worker_memory_bytes=worker_memory_bytes)
-    with performance_report(filename=str(report_path), mode="inline") if report_path is not None else nullcontext():
-        yield executor
-    # Not after a failure: tasks may still be running, and they need their slides.
-    with suppress(OSError, ValueError, TimeoutError):
-        client.unregister_worker_plugin(_plugin_name(token))
+    client.register_plugin(SlidesPlugin(name=_plugin_name(token), task_timeout_s=task_timeout_s))
+    n_deaths = 1 + int(client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures))
+    executor = DaskExecutor(
+        client=client,
+        token=token,
+        n_workers=len(workers),
+        worker_memory_bytes=worker_memory_bytes,
+        # A task that hangs is heard of after so many workers; one that fails was tried several times.
+        stall_s=(ATTEMPTS + n_deaths) * task_timeout_s + GRACE_S,
+    )
+    report = None if report_path is None else performance_report(filename=str(report_path), mode="inline")
+    if report is not None:
+        report.__enter__()
+    yield executor
+    # Not after a failure: tasks may still be running, and they need their slides; nobody asks for a report then.
+    _finish(client, report=report, plugin_name=_plugin_name(token))
+
+
+def _finish(client: Client, *, report: performance_report | None, plugin_name: str) -> None:
+    """Close the slides and write the report; the work is done, whatever Dask, the network or the disk makes of that."""
+    try:
+        client.unregister_worker_plugin(plugin_name)
+        if report is not None:
+            report.__exit__(None, None, None)
+    except Exception as error:  # noqa: BLE001
+        _LOG.warning("the report of Dask could not be written: %s", error)
