@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from wsi_extract.config import RunConfig
 from wsi_extract.console import SilentReporter
-from wsi_extract.files import pretty_json, sha256_of
-from wsi_extract.layout import MANIFEST, instances_name, record_path
+from wsi_extract.content_digest import with_own_digest
+from wsi_extract.files import pretty_json, sha256_of, sha256_of_file
+from wsi_extract.layout import MANIFEST, instances_name, plan_path, record_path, survey_path
 from wsi_extract.model import Split
 from wsi_extract.pipeline import run
+from wsi_extract.record_files import encode_record
 from wsi_extract.records import encode_document, read_document
 from wsi_extract.slides import SlideCache
 from wsi_extract.synthetic import (
@@ -75,10 +79,11 @@ def make_dataset(folder: Path, *, name: str = "out", **settings: object) -> Path
 
 
 def edit_json(path: Path, change: Callable[[Json], object]) -> None:
-    """Change the JSON object in ``path`` in place."""
+    """Change the JSON object in ``path`` in place; a manifest states its new digest."""
     document = json.loads(path.read_bytes())
     change(document)
-    path.write_bytes(pretty_json(document) if path.name == "manifest.json" else json.dumps(document).encode())
+    is_manifest = path.name == MANIFEST
+    path.write_bytes(pretty_json(with_own_digest(document)) if is_manifest else json.dumps(document).encode())
 
 
 def edit_coco(output_dir: Path, change: Callable[[Json], object], *, split: Split = Split.TRAIN) -> None:
@@ -96,6 +101,24 @@ def edit_record(output_dir: Path, change: Callable[[Json], object], *, slide_id:
     assert document is not None
     change(cast(Json, document))
     path.write_bytes(encode_document(document))
+
+
+def edit_survey(output_dir: Path, change: Callable[[Json], object], *, slide_id: str = "a") -> None:
+    """Change the record of a survey and give it a digest that fits."""
+    path = survey_path(output_dir, slide_id=slide_id)
+    document: Json = json.loads(path.read_bytes())["survey"]
+    change(document)
+    path.write_bytes(encode_record(document, kind="survey"))
+
+
+def rewrite_columns(output_dir: Path, change: Callable[[Json], object], *, slide_id: str = "a") -> None:
+    """Change the columns of a plan's file in place, and let the survey state its new digest."""
+    path = plan_path(output_dir, slide_id=slide_id)
+    with np.load(path) as archive:
+        columns: Json = {name: archive[name] for name in archive.files}
+    change(columns)
+    np.savez_compressed(path, **columns)
+    edit_survey(output_dir, lambda survey: survey.update(plan_sha256=sha256_of_file(path)), slide_id=slide_id)
 
 
 def patch_paths(output_dir: Path) -> list[Path]:

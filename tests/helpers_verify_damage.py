@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tests.helpers_verify import Json, edit_coco, edit_json, edit_record, patch_paths
-from wsi_extract.layout import MANIFEST, instances_name, plan_path, record_path
+from tests.helpers_verify import Json, edit_coco, edit_json, edit_record, patch_paths, rewrite_columns
+from wsi_extract.layout import MANIFEST, instances_name, record_path
 from wsi_extract.model import Split
 
 Damage = Callable[[Path], object]
@@ -127,19 +127,11 @@ def patch_file(damage: Callable[[Path], object]) -> Damage:
 
 
 def rewrite_mask(out: Path) -> None:
-    path = plan_path(out, slide_id="a")
-    with np.load(path) as archive:
-        columns = {name: archive[name] for name in archive.files}
-    columns["mask_bits"] = np.zeros_like(columns["mask_bits"])
-    np.savez_compressed(path, **columns)
+    rewrite_columns(out, lambda columns: columns.update(mask_bits=np.zeros_like(columns["mask_bits"])))
 
 
 def rewrite_plan(out: Path) -> None:
-    path = plan_path(out, slide_id="a")
-    with np.load(path) as archive:
-        columns = {name: archive[name] for name in archive.files}
-    columns["origins_l0"] = columns["origins_l0"] + 1
-    np.savez_compressed(path, **columns)
+    rewrite_columns(out, lambda columns: columns.update(origins_l0=columns["origins_l0"] + 1))
 
 
 def replace_text(name: str, *, old: str, new: str) -> Damage:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tests.helpers_run import CLASSES, Inputs
 from tests.helpers_slides import write_ramp_slide
-from tests.helpers_verify import Json, edit_json
+from tests.helpers_verify import Json, edit_json, edit_survey, rewrite_columns
 from tests.helpers_verify_damage import Damage
 from wsi_extract.files import sha256_of_file, sha256_of_tree
 from wsi_extract.geometry import Rect
@@ -25,10 +25,8 @@ from wsi_extract.layout import (
     pixel_image_folder,
     pixel_record_path,
     pixel_shard_path,
-    plan_path,
     record_path,
     scene_folder,
-    survey_path,
 )
 from wsi_extract.model import Split
 from wsi_extract.pixels import encode_pixel_document, read_pixel_document
@@ -306,20 +304,21 @@ def flip_first(rows: npt.NDArray[Any]) -> None:
 
 def recover(out: Path, change: Callable[[npt.NDArray[np.bool_]], object], *, also_scene: bool) -> None:
     """Change which chunks the plan of `SLIDE` wants, and the survey with it; on request the scene too."""
-    path = plan_path(out, slide_id=SLIDE)
-    with np.load(path) as archive:
-        columns = {name: archive[name] for name in archive.files}
-    height, width = columns["coverage_shape_hw"].tolist()
-    bits = np.unpackbits(columns["coverage_bits"], count=height * width)
-    coverage = bits.reshape(height, width).astype(np.bool_)
-    change(coverage)
-    columns["coverage_bits"] = np.packbits(coverage)
-    np.savez_compressed(path, **columns)
-    facts = {"n_chunks": int(coverage.sum()), "coverage_digest": digest_of_coverage(coverage)}
-    edit_json(survey_path(out, slide_id=SLIDE), lambda survey: survey.update(facts))
-    if also_scene:
-        write_array(scene(out) / "coverage", coverage.astype(np.uint8))
-        fit_index(out)
+    facts: Json = {}
+
+    def change_bits(columns: Json) -> None:
+        height, width = columns["coverage_shape_hw"].tolist()
+        bits = np.unpackbits(columns["coverage_bits"], count=height * width)
+        coverage = bits.reshape(height, width).astype(np.bool_)
+        change(coverage)
+        columns["coverage_bits"] = np.packbits(coverage)
+        facts.update(n_chunks=int(coverage.sum()), coverage_digest=digest_of_coverage(coverage))
+        if also_scene:
+            write_array(scene(out) / "coverage", coverage.astype(np.uint8))
+            fit_index(out)
+
+    rewrite_columns(out, change_bits, slide_id=SLIDE)
+    edit_survey(out, lambda survey: survey.update(facts), slide_id=SLIDE)
 
 
 def clear_all(coverage: npt.NDArray[np.bool_]) -> None:

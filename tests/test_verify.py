@@ -17,6 +17,7 @@ from tests.helpers_verify import (
     edit_coco,
     edit_json,
     edit_record,
+    edit_survey,
     make_dataset,
     patch_paths,
     write_inputs,
@@ -181,9 +182,11 @@ CASES = [
     ("plan truncated", lambda out: truncate(plan_path(out, slide_id="a")), Check.PLANS, "cannot be read"),
     ("plan edited", rewrite_plan, Check.PLANS, "not the one that was recorded"),
     ("survey absent", lambda out: survey_path(out, slide_id="a").unlink(), Check.PLANS, "missing"),
-    ("survey edited", lambda out: edit_json(survey_path(out, slide_id="a"), lambda s: s.update(n_patches=3)),
+    ("survey edited", lambda out: edit_survey(out, lambda s: s.update(n_patches=3)),
      Check.PLANS, "n_patches"),
     ("survey malformed", lambda out: survey_path(out, slide_id="a").write_text('{"accounts": 1}'), Check.PLANS, ""),
+    ("survey edited by hand", replace_text(".wsi_extract/plans/a.json", old='"n_patches":', new='"n_patches":1'),
+     Check.PLANS, "own digest"),
     ("mask emptied", rewrite_mask, Check.TISSUE, "less than 0.1"),
     # Manifest and tables
     ("manifest not JSON", lambda out: truncate(out / MANIFEST), Check.MANIFEST, "cannot be read"),
@@ -297,10 +300,10 @@ def refuse_abort(folder: Path) -> None:
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_raises(finished: Path, data: st.DataObject) -> None:
-    files = sorted(path for path in finished.rglob("*") if path.is_file() and path.suffix != ".png")
+    files = sorted(p for p in finished.rglob("*") if p.is_file() and p.suffix != ".png" and p.stat().st_size)
     path = data.draw(st.sampled_from(files), label="file")
     before = path.read_bytes()
-    start = data.draw(st.integers(0, len(before) - 1), label="start")
+    start = data.draw(st.integers(0, max(len(before) - 1, 0)), label="start")
     stop = data.draw(st.integers(start, min(len(before), start + 40)), label="stop")
     put = data.draw(st.one_of(st.binary(max_size=8), st.sampled_from([b"null", b"-1", b"[]", b'"x"', b"1e999"])))
     try:
@@ -339,7 +342,7 @@ def test_no_malformed_json_raises(finished: Path, data: st.DataObject) -> None:
             case "coco":
                 edit_coco(finished, replace_somewhere)
             case _:
-                edit_json(survey_path(finished, slide_id="a"), replace_somewhere)
+                edit_survey(finished, replace_somewhere)
         refuse_abort(finished)
     finally:
         for path, content in zip(touched, before, strict=True):

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from wsi_extract.start import Imports, run_program
 
-from wsi_extract.convert import command as convert_command
-from wsi_extract.errors import InputError, WsiExtractError
-from wsi_extract.export import command as export_command
-from wsi_extract.interrupts import Terminated, stoppable
-from wsi_extract.model import Split
+with Imports(__name__):
+    import argparse
+    import sys
+    from collections.abc import Callable, Sequence
+    from functools import partial
+    from pathlib import Path
 
-if TYPE_CHECKING:
-    from wsi_extract.verify import AuditReport
+    from wsi_extract import verify_command
+    from wsi_extract.convert import command as convert_command
+    from wsi_extract.errors import EnvironmentFaultError, InputError, WsiExtractError
+    from wsi_extract.export import command as export_command
+    from wsi_extract.interrupts import Check, exit_code_of, stoppable
+    from wsi_extract.model import Split
+    from wsi_extract.printable import as_one_line, as_printable
 
-EXIT_INTEGRITY = 6
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 RESUMABLE = ("export", "convert")
-MAX_PROBLEMS_SHOWN = 50
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,9 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--width", type=int, metavar="PX", help="width of a slide, level-0 px (default: about 7,000)")
     demo.add_argument("--height", type=int, metavar="PX", help="height of a slide, level-0 px (default: about 5,000)")
     demo.add_argument("--seed", type=int, default=7, help="seed of everything drawn (default %(default)s)")
-    verify = commands.add_parser("verify", help="audit a finished data set from scratch, or compare two")
-    verify.add_argument("folder", type=Path, metavar="OUT")
-    verify.add_argument("--same", type=Path, metavar="OTHER", help="compare byte for byte, apart from timings")
+    verify_command.add_flags(
+        commands.add_parser(
+            "verify",
+            help="audit a finished data set from scratch, compare two, or repair one",
+            epilog=verify_command.EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     export_command.add_flags(commands.add_parser("export", help="write a finished data set in another layout"))
     convert_command.add_flags(commands.add_parser("convert", help="write a finished data set with another store"))
     return parser
@@ -55,45 +57,12 @@ def run_demo(arguments: argparse.Namespace) -> int:
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"cannot write the demo to {arguments.folder}: {error}.") from error
-    print(f"{len(demo.slides)} slides in {demo.slides_folder}, {len(demo.annotations)} annotations in")
-    print(f"  {demo.sqlite_path} (SlideRunner) and {demo.coco_path} (COCO, xyxy)")
+    print(as_one_line(f"{len(demo.slides)} slides in {demo.slides_folder}, {len(demo.annotations)} annotations in"))
+    print(as_one_line(f"  {demo.sqlite_path} (SlideRunner) and {demo.coco_path} (COCO, xyxy)"))
     return 0
 
 
-def run_verify(arguments: argparse.Namespace) -> int:
-    """Audit or compare, print what is wrong, and return the exit code."""
-    from wsi_extract.verify import audit, compare  # noqa: PLC0415
-
-    if not arguments.folder.is_dir():
-        raise InputError(f"{arguments.folder} is not a folder.")
-    if arguments.same is None:
-        report = audit(arguments.folder)
-    elif not arguments.same.is_dir():
-        raise InputError(f"{arguments.same} is not a folder.")
-    else:
-        report = compare(arguments.folder, arguments.same)
-    for problem in report.problems[:MAX_PROBLEMS_SHOWN]:
-        print(problem, file=sys.stderr)
-    n_more = report.n_problems - min(MAX_PROBLEMS_SHOWN, len(report.problems))
-    if n_more:
-        print(f"... and {n_more:,} more problems", file=sys.stderr)
-    print(_verdict(arguments, report))
-    print(f"checked: {', '.join(report.checks)}")
-    for note in report.notes:
-        print(f"note: {note}")
-    return 0 if report.is_sound else EXIT_INTEGRITY
-
-
-def _verdict(arguments: argparse.Namespace, report: AuditReport) -> str:
-    problems = "" if report.is_sound else f" ({report.n_problems:,} problems)"
-    if arguments.same is not None:
-        verdict = "the same" if report.is_sound else "NOT the same"
-        return f"{arguments.folder} and {arguments.same} are {verdict}{problems}"
-    what = f"{report.n_images:,} images, {report.n_boxes:,} boxes, {report.n_files:,} files"
-    return f"{arguments.folder} is {'sound' if report.is_sound else 'NOT sound'}{problems}: {what}"
-
-
-def run_export(arguments: argparse.Namespace, *, check_signals: Callable[[], None]) -> int:
+def run_export(arguments: argparse.Namespace, *, check_signals: Check) -> int:
     """Export a data set and say what the export holds."""
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -109,11 +78,12 @@ def run_export(arguments: argparse.Namespace, *, check_signals: Callable[[], Non
 
         result = export_dataset(request, on_progress=show, on_notice=_warn)
     held = ", ".join(f"{split} {counts.n_patches:,}" for split, counts in result.counts.items())
-    print(f"{request.destination} {'was finished already' if result.was_finished else 'is finished'}: patches: {held}")
+    how = "was finished already" if result.was_finished else "is finished"
+    print(as_one_line(f"{request.destination} {how}: patches: {held}"))
     return 0
 
 
-def run_convert(arguments: argparse.Namespace, *, check_signals: Callable[[], None]) -> int:
+def run_convert(arguments: argparse.Namespace, *, check_signals: Check) -> int:
     """Convert a data set to another store and say what was done."""
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -128,15 +98,13 @@ def run_convert(arguments: argparse.Namespace, *, check_signals: Callable[[], No
             progress.update(bar, completed=n_done, total=n_total)
 
         result = convert_dataset(request, on_progress=show, on_notice=_warn)
-    print(
-        f"{request.destination} is finished: {result.n_patches:,} patches with store {request.store}, "
-        f"{result.n_converted:,} of them converted now"
-    )
+    what = f"{result.n_patches:,} patches with store {request.store}, {result.n_converted:,} of them converted now"
+    print(as_one_line(f"{request.destination} is finished: {what}"))
     return 0
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    print(f"warning: {as_one_line(text)}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,19 +114,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stoppable() as check_signals:
             commands: dict[str, Callable[[argparse.Namespace], int]] = {
                 "demo": run_demo,
-                "verify": run_verify,
+                "verify": partial(verify_command.run_verify, check_signals=check_signals),
                 "export": partial(run_export, check_signals=check_signals),
                 "convert": partial(run_convert, check_signals=check_signals),
             }
             return commands[arguments.command](arguments)
     except WsiExtractError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_printable(str(error))}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {as_printable(str(error))}. Mend that and give the same command again.", file=sys.stderr)
+        return EnvironmentFaultError.exit_code
     except KeyboardInterrupt as error:
-        can_go_on = arguments.command in RESUMABLE
+        can_go_on = arguments.command in RESUMABLE or getattr(arguments, "repair", False)
         print(f"interrupted{'; give the same command again to go on' if can_go_on else ''}", file=sys.stderr)
-        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+        return exit_code_of(error)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

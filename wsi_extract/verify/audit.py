@@ -11,6 +11,8 @@ import numpy as np
 
 from wsi_extract.layout import MANIFEST, STATE
 from wsi_extract.model import Split
+from wsi_extract.verify.digest import check_content
+from wsi_extract.verify.entries import check_entries, check_slide_ids
 from wsi_extract.verify.findings import AuditReport, Check, Findings
 from wsi_extract.verify.folder import check_folder
 from wsi_extract.verify.index import check_index_digest
@@ -46,11 +48,16 @@ def _audit(output_dir: Path, *, findings: Findings) -> None:
     if not output_dir.is_dir():
         findings.add(Check.FOLDER, output_dir, "there is no such folder")
         return
+    if not check_entries(output_dir, findings=findings):
+        return
     if not (output_dir / MANIFEST).exists():
         findings.add(Check.FOLDER, output_dir, _why_no_manifest(output_dir))
         return
     manifest = read_manifest(output_dir, findings=findings)
     if manifest is None:
+        return
+    slide_ids = [slide.slide_id for slide in manifest.slides]
+    if not check_slide_ids(slide_ids, path=manifest.path, findings=findings):
         return
     check_folder(output_dir, manifest, findings=findings)
     check_manifest(manifest, findings=findings)
@@ -60,6 +67,7 @@ def _audit(output_dir: Path, *, findings: Findings) -> None:
     check_slides(output_dir, manifest, findings=findings)
     check_store_groups(output_dir, manifest, findings=findings)
     check_index_digest(output_dir, manifest, findings=findings)
+    check_content(output_dir, manifest, findings=findings)
     for split in Split:
         check_split(output_dir, split, manifest=manifest, findings=findings)
 

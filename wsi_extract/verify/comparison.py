@@ -14,24 +14,28 @@ from wsi_extract.layout import (
     DASK_REPORT,
     MANIFEST,
     SLIDES_TABLE,
+    fault_path,
+    lock_path,
     patch_array_folder,
     pixel_image_folder,
     pixel_record_path,
     record_path,
     run_path,
+    slide_manifest_path,
     split_folder,
     survey_path,
 )
 from wsi_extract.model import Split
+from wsi_extract.verify.entries import check_entries
 from wsi_extract.verify.findings import AuditReport, Check, Findings, read_json_object
 from wsi_extract.verify.patch_files import files_below
 from wsi_extract.verify.threads import map_in_threads
 
-IGNORED_FILES = frozenset({DASK_REPORT, "report.html"})
-IGNORED_FOLDERS = ("qc/",)
-"""Reports for people; they hold times."""
-IGNORED_KEYS = frozenset({"run", "versions"})
-"""Parts of the manifest that differ from run to run without touching the data."""
+IGNORED_FILES = frozenset({DASK_REPORT, "report.html", lock_path(Path()).as_posix()})
+IGNORED_FOLDERS = ("qc/", fault_path(Path(), slide_id="any").parent.as_posix() + "/")
+"""Reports for people, which hold times; and what a run remembers of how it or the one before went."""
+IGNORED_KEYS = frozenset({"run", "versions", "sha256"})
+"""Parts of the manifest that differ from run to run without touching the data; the last is over all of it."""
 FACTS_OF_READING = frozenset({"reader", "reader_reason", "reader_mode"})
 """Who decoded the tiles of a slide, in the manifest, in slides.csv and beside its plan: the pixels are the same."""
 SETTINGS = "settings"
@@ -59,6 +63,8 @@ def compare(first: Path, second: Path) -> AuditReport:
     """
     findings = Findings(done={Check.COMPARISON})
     for folder in (first, second):
+        if not check_entries(folder, findings=findings):
+            continue
         if not (folder / MANIFEST).is_file():
             findings.add(Check.COMPARISON, folder, f"not a finished output folder: it holds no {MANIFEST}")
     if findings.problems:
@@ -100,7 +106,7 @@ def _difference(first: Path, second: Path, name: str) -> str:
         return difference
     try:
         return "" if read(first / name) == read(second / name) else difference
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         return difference
 
 
@@ -124,7 +130,10 @@ def _read_slides_table(path: Path) -> tuple[list[list[str]], list[str]]:
 
 
 def _read_survey(path: Path) -> dict[str, object]:
-    return {key: value for key, value in read_json_object(path).items() if key not in FACTS_OF_READING}
+    survey = read_json_object(path)["survey"]
+    if not isinstance(survey, dict):
+        raise TypeError("survey is not an object")
+    return {key: value for key, value in survey.items() if key not in FACTS_OF_READING}
 
 
 def _compared_files(folder: Path) -> Iterator[str]:
@@ -144,6 +153,7 @@ def _folders_of_failed_slides(folder: Path) -> Iterator[str]:
         return  # a damaged manifest is a difference of its own
     for slide_id in failed:
         below = Path()
+        yield slide_manifest_path(below, slide_id=slide_id).as_posix()
         yield record_path(below, slide_id=slide_id, index=0).parent.as_posix() + "/"
         yield pixel_record_path(below, slide_id=slide_id, row=0, column=0).parent.as_posix() + "/"
         yield pixel_image_folder(below, slide_id=slide_id).as_posix() + "/"

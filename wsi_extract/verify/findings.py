@@ -106,15 +106,28 @@ class AuditReport:
     """Annotations of all COCO documents."""
     n_files: int
     """Files read or compared."""
+    content_sha256: str = ""
+    """The content digest of the data set, recomputed from what lies on disk; empty where that was not possible."""
     checks: tuple[str, ...]
     """Names of the checks that were carried out."""
     notes: tuple[str, ...] = ()
     """What could not be checked although nothing is wrong, and why."""
+    n_slides: int = 0
+    """Slides that should be in the data set."""
+    failed_slides: tuple[str, ...] = ()
+    """Of these, the ids of those that are not, because they failed."""
+    empty_splits: tuple[str, ...] = ()
+    """Splits without a patch."""
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is wrong with what is there."""
         return self.n_problems == 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no slide failed; a data set without it may be sound all the same."""
+        return not self.failed_slides
 
 
 @dataclass(kw_only=True)
@@ -127,6 +140,12 @@ class Findings:
     n_images: int = 0
     n_boxes: int = 0
     n_files: int = 0
+    content_sha256: str = ""
+    """Set by `wsi_extract.verify.digest`."""
+    n_slides: int = 0
+    failed_slides: tuple[str, ...] = ()
+    empty_splits: tuple[str, ...] = ()
+    """Set by `wsi_extract.verify.manifest`, like the two above."""
     notes: dict[str, None] = field(default_factory=dict)
     """In the order of their first appearance."""
 
@@ -163,8 +182,12 @@ class Findings:
             n_images=self.n_images,
             n_boxes=self.n_boxes,
             n_files=self.n_files,
+            content_sha256=self.content_sha256,
             checks=tuple(check.value for check in Check if check in self.done or check in self.n_by_check),
             notes=tuple(self.notes),
+            n_slides=self.n_slides,
+            failed_slides=self.failed_slides,
+            empty_splits=self.empty_splits,
         )
 
 

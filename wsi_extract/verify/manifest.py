@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from wsi_extract.files import canonical_json, pretty_json, sha256_of
 from wsi_extract.layout import MANIFEST, instances_name
 from wsi_extract.model import Split
 from wsi_extract.storage import LEVELS, CodecName, Coverage, Store
@@ -69,6 +70,7 @@ class ManifestSlide(_Part):
     plan_digest: str | None = None
     n_blocks: int = 0
     pixels_sha256: str | None = None
+    content_sha256: str | None = None
     accounts: tuple[ManifestAccount, ...] = ()
 
 
@@ -89,6 +91,7 @@ class ManifestCounts(_Part):
 
     slides_found: int
     slides: dict[str, int]
+    patches_not_possible: int
     patches_planned: int
     patches_written: int
     patches_failed: int
@@ -132,11 +135,13 @@ class _ManifestDocument(_Part):
     status: str
     settings: ManifestSettings
     counts: ManifestCounts
+    content_sha256: str
     index_sha256: str
     splits: dict[Split, ManifestSplit]
     n_foreground_classes: int
     num_classes_deformable_detr: int
     slides: tuple[ManifestSlide, ...]
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +177,17 @@ class Manifest:
         """Slides that failed; files of theirs may be left over."""
         return frozenset(slide.slide_id for slide in self.slides if slide.status == FAILED)
 
+    @property
+    def empty_splits(self) -> frozenset[Split]:
+        """Splits without a patch."""
+        return frozenset(split for split, entry in self.splits.items() if entry.n_images == 0)
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether it matches its own digest."""
+        rest = {key: value for key, value in self.raw.items() if key != "sha256"}
+        return sha256_of(canonical_json(rest)) == self.document.sha256
+
 
 def read_manifest(output_dir: Path, *, findings: Findings) -> Manifest | None:
     """Return the manifest, ``None`` when nothing can be checked against it."""
@@ -197,6 +213,10 @@ def read_manifest(output_dir: Path, *, findings: Findings) -> Manifest | None:
 def check_manifest(manifest: Manifest, *, findings: Findings) -> None:
     """Check the manifest's numbers against each other."""
     findings.done.add(Check.MANIFEST)
+    findings.failed_slides = tuple(sorted(manifest.failed_slide_ids))
+    findings.n_slides = len(manifest.complete_slides) + len(findings.failed_slides)
+    findings.empty_splits = tuple(split.value for split in Split if split in manifest.empty_splits)
+    _check_own_digest(manifest, findings=findings)
     _check_totals(manifest, findings=findings)
     _check_splits(manifest, findings=findings)
     for message in _store_problems(manifest.settings):
@@ -206,13 +226,28 @@ def check_manifest(manifest: Manifest, *, findings: Findings) -> None:
             findings.add(Check.MANIFEST, manifest.path, f"slide {slide.slide_id}: {message}")
 
 
+def _check_own_digest(manifest: Manifest, *, findings: Findings) -> None:
+    """Check that no byte of the manifest changed, even one that leaves its meaning as it was."""
+    with findings.reading(Check.MANIFEST, manifest.path):
+        rest = {key: value for key, value in manifest.raw.items() if key != "sha256"}
+        found = sha256_of(canonical_json(rest))
+        stated = manifest.document.sha256
+        findings.expect(Check.MANIFEST, manifest.path, what="its own sha256", stated=stated, found=found)
+        if manifest.path.read_bytes() != pretty_json(manifest.raw):
+            findings.add(Check.MANIFEST, manifest.path, "is not written as this program writes it: edited, or damaged")
+
+
 def _check_totals(manifest: Manifest, *, findings: Findings) -> None:
     slides, counts = manifest.slides, manifest.document.counts
+    accounts = [account for slide in slides for account in slide.accounts]
+    n_asked = sum(account.n_asked for account in accounts)
     statuses = Counter(slide.status for slide in slides)
     n_classes = 2 if manifest.settings.label_hard_negatives else 1
     for what, stated, found in (
         ("counts.slides_found", counts.slides_found, len(slides)),
         ("counts.slides", counts.slides, dict(statuses)),
+        ("counts.patches_not_possible", counts.patches_not_possible, sum(account.n_missing for account in accounts)),
+        ("patches asked for", n_asked, counts.patches_planned + counts.patches_not_possible),
         ("counts.patches_planned", counts.patches_planned, sum(slide.n_planned for slide in slides)),
         ("counts.patches_written", counts.patches_written, sum(slide.n_written for slide in slides)),
         ("counts.patches_failed", counts.patches_failed, sum(slide.n_failed for slide in slides)),
@@ -270,8 +305,8 @@ def _slide_problems(slide: ManifestSlide) -> Iterator[str]:
 def _complete_slide_problems(slide: ManifestSlide) -> Iterator[str]:
     if slide.n_failed:
         yield f"complete, yet {slide.n_failed} patches failed"
-    if slide.plan_digest is None or slide.pixels_sha256 is None or slide.fingerprint is None:
-        yield "complete, yet without plan_digest, pixels_sha256 or fingerprint"
+    if None in (slide.plan_digest, slide.pixels_sha256, slide.content_sha256, slide.fingerprint):
+        yield "complete, yet without plan_digest, pixels_sha256, content_sha256 or fingerprint"
     if not slide.splits or len(set(slide.splits)) != len(slide.splits):
         yield f"its splits are {[split.value for split in slide.splits]}"
     if sorted(account.split for account in slide.accounts) != sorted(slide.splits):

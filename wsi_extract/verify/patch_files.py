@@ -20,6 +20,8 @@ HEADER = struct.Struct(">8s4x4sIIBB")
 """Signature, length and type of the first chunk, width, height, bit depth, colour type."""
 RGB_8_BIT = (8, 2)
 FILES_PER_TASK = 16
+MAX_SIDE_PX = 8192
+"""The largest --patch_size; a document that claims more would make a decoder reserve memory for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +47,16 @@ def inspect_files(files: Iterable[ExpectedFile]) -> Iterator[tuple[Path, str]]:
 
 def inspect_file(file: ExpectedFile) -> str:
     """Return what is wrong with a PNG file, an empty text when nothing is."""
+    if max(file.width_px, file.height_px) > MAX_SIDE_PX:
+        return f"cannot have {file.width_px} x {file.height_px} px: {MAX_SIDE_PX} are the most along a side"
     try:
         data = file.path.read_bytes()
     except FileNotFoundError:
         return "missing, although the COCO document lists it"
     except (OSError, ValueError) as error:
         return f"cannot be read: {error}"
-    return _header_problem(data, file) or _pixel_problem(data, file)
+    # What is not what was written is not decoded: libraries for images are no place for bytes of unknown origin.
+    return _header_problem(data, file) or _digest_problem(data, file) or _pixel_problem(data, file)
 
 
 def _header_problem(data: bytes, file: ExpectedFile) -> str:
@@ -66,18 +71,20 @@ def _header_problem(data: bytes, file: ExpectedFile) -> str:
     return "" if data.endswith(PNG_END) else "is truncated"
 
 
-def _pixel_problem(data: bytes, file: ExpectedFile) -> str:
-    try:
-        shape = decode_png(data).shape
-    except (ValueError, cv2.error) as error:
-        return f"cannot be decoded: {error}"
-    if shape != (file.height_px, file.width_px, 3):
-        return f"decodes to an array of shape {shape}"
+def _digest_problem(data: bytes, file: ExpectedFile) -> str:
     if file.sha256 is not None and sha256_of(data) != file.sha256:
         return "differs from what was written: its digest is not the recorded one"
     if file.n_bytes is not None and len(data) != file.n_bytes:
         return f"has {len(data):,} bytes, recorded are {file.n_bytes:,}"
     return ""
+
+
+def _pixel_problem(data: bytes, file: ExpectedFile) -> str:
+    try:
+        shape = decode_png(data).shape
+    except (ValueError, cv2.error) as error:
+        return f"cannot be decoded: {error}"
+    return "" if shape == (file.height_px, file.width_px, 3) else f"decodes to an array of shape {shape}"
 
 
 def files_below(folder: Path) -> Iterator[str]:

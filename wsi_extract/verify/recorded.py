@@ -20,6 +20,7 @@ from wsi_extract.geometry import Scale
 from wsi_extract.layout import patch_file_name, record_path
 from wsi_extract.model import PatchKind, Split
 from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry, digests_of, read_document
+from wsi_extract.verify.patch_files import MAX_SIDE_PX
 
 SPLITS = tuple(Split)
 KIND_CODES = {kind.label: int(kind) for kind in PatchKind}
@@ -180,7 +181,7 @@ def _gather_shards(documents: list[BlockDocument]) -> Iterator[RecordedShard]:
 def _frame_of(document: BlockDocument) -> RecordedFrame:
     (w_px, h_px), (x_scale, y_scale) = document["patch_wh_px"], document["l0_per_px_xy"]
     scale = Scale(x=x_scale, y=y_scale)
-    if not (isinstance(w_px, int) and isinstance(h_px, int) and min(w_px, h_px) >= 1):
+    if not (isinstance(w_px, int) and isinstance(h_px, int) and 1 <= min(w_px, h_px) <= max(w_px, h_px) <= MAX_SIDE_PX):
         raise IntegrityError(f"patches of {w_px} x {h_px} px cannot be.")
     um_per_px = document["um_per_px_xy"]
     return RecordedFrame(

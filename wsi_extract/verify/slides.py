@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from wsi_extract.layout import plan_path, record_path, run_path, survey_path
 from wsi_extract.model import NO_ANCHOR, PatchKind, PatchTable
-from wsi_extract.plans import SurveyRecord, read_mask, read_patches
+from wsi_extract.plans import SurveyRecord, read_mask, read_patches, read_survey_record
 from wsi_extract.records import BlockDocument
 from wsi_extract.storage import Store
 from wsi_extract.verify.findings import DAMAGE, Check, Findings, read_json_object
@@ -125,11 +126,13 @@ def _read_plan(
 
 
 def _read_survey(path: Path) -> SurveyRecord:
-    document = read_json_object(path)
-    for key, kind in (("accounts", list), ("mask_l0_per_px_xy", list), ("job_key", str), ("plan_digest", str)):
-        if not isinstance(document[key], kind):
-            raise TypeError(f"{key} is not a {kind.__name__}")
-    return SurveyRecord.from_json(document)
+    survey = read_survey_record(path)
+    if survey is None:
+        raise FileNotFoundError(errno.ENOENT, "no such record", str(path))
+    for key in ("slide_id", "job_key", "plan_digest", "plan_sha256", "coverage_digest"):
+        if not isinstance(getattr(survey, key), str):
+            raise TypeError(f"{key} is not a text")
+    return survey
 
 
 def _read_records(

@@ -11,7 +11,15 @@ from wsi_extract.files import sha256_of
 from wsi_extract.layout import instances_name, split_folder
 from wsi_extract.model import Split
 from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
-from wsi_extract.verify.documents import CocoDocument, Item, check_boxes, check_references, is_inside, parse_document
+from wsi_extract.verify.documents import (
+    CocoDocument,
+    Item,
+    check_boxes,
+    check_references,
+    is_inside,
+    largest_group,
+    parse_document,
+)
 from wsi_extract.verify.evaluation import LEAST_PRECISION, precision_against_itself
 from wsi_extract.verify.findings import Check, Findings
 from wsi_extract.verify.index import check_index
@@ -19,6 +27,8 @@ from wsi_extract.verify.manifest import Manifest, ManifestSplit
 from wsi_extract.verify.patch_files import ExpectedFile, files_below, inspect_files, is_leftover
 from wsi_extract.verify.recorded import documents_of
 
+MAX_LABELS = 5_000
+"""Of one image, which pycocotools compares with each other: 200 MB."""
 RecordedFiles = dict[str, tuple[int | None, str | None]]
 """Size and SHA-256 of each recorded PNG file, by its path below the split's folder; ``None`` where there is none."""
 
@@ -63,8 +73,12 @@ def _check_document(
     findings.expect(Check.COCO, path, what="category ids", stated=ids, found=list(range(1, n_classes + 1)))
     for what, stated, found in _counts(document, entry):
         findings.expect(Check.COCO, path, what=f"the manifest's {what}", stated=stated, found=found)
-    if not document.is_whole:
+    if not document.is_whole or len(ids) != n_classes:
         return  # the faults are reported; pycocotools would only fail on the first of them
+    n_most = largest_group([annotation["image_id"] for annotation in document.annotations])
+    if n_most > MAX_LABELS:
+        findings.note(f"labels were not evaluated: an image has {n_most:,} of them, and each is compared with each")
+        return
     with findings.reading(Check.EVALUATION, path):
         precision = precision_against_itself(document)
         if precision is not None and precision < LEAST_PRECISION:
