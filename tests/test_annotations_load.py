@@ -142,6 +142,26 @@ def test_unreadable_slides_are_told_from_unmatched_ones(tmp_path: Path) -> None:
     assert loaded.listed == {"001"}
 
 
+def test_targets_are_counted_by_the_file_whatever_the_slides_are(tmp_path: Path) -> None:
+    marks = (
+        Mark(uid=1),
+        Mark(uid=2, slide=2),
+        Mark(uid=3, slide=2, points=((10**6, 10**6),)),
+        Mark(uid=4, slide=3, agreed_class=0),
+        Mark(uid=5, slide=1, deleted=1),
+        Mark(uid=6, slide=4, deleted=1),
+    )
+    names = [(uid, f"{uid:03}.tiff", None) for uid in range(1, 5)]
+    path = write_database(tmp_path / "a.sqlite", Database(marks=marks, slides=names))
+    infos = [make_slide(name) for _, name, _ in names]
+    whole = load_annotations(path, options=AnnotationOptions(), slides=infos)
+    assert whole.targets_in_file == {"001": 1, "002": 2, "003": 0}
+    broken = SlideFile(slide_id="002", path=Path("WSI/002.tiff"))
+    others = [info for info in infos if info.slide_id != "002"]
+    torn = load_annotations(path, options=AnnotationOptions(), slides=others, unreadable=[broken])
+    assert torn.targets_in_file == whole.targets_in_file
+
+
 def test_annotated_means_any_row_that_is_neither_deleted_nor_a_marker(tmp_path: Path) -> None:
     marks = (
         Mark(uid=1, slide=1),

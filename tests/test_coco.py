@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -367,3 +367,24 @@ def test_documents_of_two_splits_are_written_side_by_side(tmp_path: Path) -> Non
     for name, blocks, writer in (("a", [first], a), ("b", [second, first], b)):
         assert write(tmp_path / "alone.json", blocks) == writer.counts
         assert (tmp_path / f"{name}.json").read_bytes() == (tmp_path / "alone.json").read_bytes()
+
+
+@settings(max_examples=40)
+@given(name=st.text(st.characters() | st.sampled_from('"\\\n\0\u2028\x1b'), max_size=12))
+@example(name='"\n\\udc80/../\0')
+def test_any_name_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    path = tmp_path_factory.mktemp("any") / "a.json"
+    entry: PatchEntry = {**patch(0, [label((1, 2, 3, 4), source=name)]), "file_name": name}
+    write_coco(path, [block([entry])], category_names={1: name}, description=name)
+    document = json.loads(path.read_bytes())
+    image, annotation, category = (document[key][0] for key in ("images", "annotations", "categories"))
+    found = [image["file_name"], image["anchor"], annotation["source_id"], category["name"]]
+    assert [*found, document["info"]["description"]] == [name] * 5
+
+
+def test_half_a_character_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    """Strict readers of JSON refuse the whole document."""
+    entry: PatchEntry = {**patch(0, []), "file_name": "a\udcff.png"}
+    with pytest.raises(ValueError, match="surrogates"):
+        write(tmp_path / "a.json", [block([entry])])
+    assert list(tmp_path.iterdir()) == []

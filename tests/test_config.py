@@ -20,7 +20,7 @@ from wsi_extract.config import (
     SplitMode,
     load_config,
 )
-from wsi_extract.config_sources import parse_flag, read_extraction_object
+from wsi_extract.config_sources import PATH_FIELDS, parse_flag, read_extraction_object
 from wsi_extract.errors import ConfigError
 
 # Setting, text of the flag, value in JSON: one row per setting, or the test below fails.
@@ -75,17 +75,23 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "reader": ("direct", "direct"),
     "workers": ("0", 0),
     "scheduler": ("tcp://host:8786", "tcp://host:8786"),
+    "tls_ca_file": ("ca.pem", "ca.pem"),
+    "tls_cert": ("cert.pem", "cert.pem"),
+    "tls_key": ("key.pem", "key.pem"),
     "dashboard_address": ("0.0.0.0:80", "0.0.0.0:80"),
     "worker_memory_mb": ("2048", 2048),
+    "task_timeout_s": ("60", 60),
     "on_partial": ("warn", "warn"),
     "dry_run": ("true", True),
     "fresh": ("true", True),
 }
+TLS_FILES = {"tls_ca_file": "a.pem", "tls_cert": "b.pem", "tls_key": "c.pem"}
 NEEDS: dict[str, dict[str, object]] = {
     "codec": {"store": "zarr"},
     "codec_level": {"store": "zarr"},
     "coverage": {"store": "pixels"},
     "stain_target": {"stain_norm": "macenko"},
+    **{name: {"scheduler": "tls://host:8786", **TLS_FILES} for name in TLS_FILES},
 }
 """What a setting has a meaning with only."""
 
@@ -107,7 +113,7 @@ def test_flag_and_file_mean_the_same(name: str) -> None:
     assert RunConfig.model_fields[name].description
     flag = parse_flag(name, text)
     # Paths become absolute at once: workers may have another working directory.
-    assert flag == (str(Path(text).absolute()) if name in LOCATION_FIELDS else value)
+    assert flag == (str(Path(text).absolute()) if name in PATH_FIELDS else value)
     assert json.loads(json.dumps(flag)) == flag
     given = {**REQUIRED, **needed_for(name)}
     by_flag, by_file = load_config(given, {name: flag}), load_config({**given, name: value}, {})
@@ -171,7 +177,7 @@ def test_output_settings_follow_exactly_what_changes_the_output(name: str) -> No
 
 def test_every_path_is_a_location_and_every_list_of_names_is_real() -> None:
     paths = {name for name, field in RunConfig.model_fields.items() if "Path" in str(field.annotation)}
-    assert paths == LOCATION_FIELDS
+    assert paths == PATH_FIELDS
     assert LOCATION_FIELDS | RUN_FIELDS | set(SECTIONS) <= set(RunConfig.model_fields)
     assert next(iter(SECTIONS)) == next(iter(RunConfig.model_fields))
 
@@ -184,6 +190,7 @@ def test_every_path_is_a_location_and_every_list_of_names_is_real() -> None:
     [
         pytest.param({"pacth_size": 3}, "--pacth_size: unknown key; did you mean 'patch_size'?", id="a typing error"),
         pytest.param({"zzz": 3}, "--zzz: unknown key", id="nothing near"),
+        pytest.param({"task_timeout_s": 604_801}, "--task_timeout_s: should be less than or equal", id="above a week"),
         pytest.param({"patch_size": True}, "--patch_size: should be a valid integer, got true", id="bool for int"),
         pytest.param({"patch_size": "256"}, '--patch_size: should be a valid integer, got "256"', id="text for int"),
         pytest.param({"patch_size": 256.0}, "--patch_size: should be a valid integer, got 256.0", id="float for int"),

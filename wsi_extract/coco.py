@@ -55,7 +55,7 @@ class CocoWriter:
         Raises
         ------
         ValueError
-            When the record holds numbers that JSON cannot express.
+            When the record holds what JSON cannot express: NaN, infinity, half a character.
         """
         is_first_image, is_first_annotation = self._n_images == 0, self._n_annotations == 0
         images, annotations = [], []

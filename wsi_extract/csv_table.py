@@ -1,12 +1,25 @@
-"""Read small CSV tables that users write: strict about their columns, clear about their lines."""
+"""Read small CSV tables that users write: strict about their columns, clear about their lines.
+
+And cells for tables that people open in spreadsheets, which take some texts for formulas.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_extract.errors import InputError
+from wsi_extract.input_files import read_regular
+
+LARGEST_TABLE_BYTES = 64_000_000
+LONGEST_CELL = 4096
+"""Characters: no name is longer."""
+N_SHOWN = 200
+"""Characters of a cell or header that a message shows."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def read_rows(path: Path, *, headers: Sequence[tuple[str, ...]]) -> list[tuple[int, list[str]]]:
@@ -20,12 +33,13 @@ def read_rows(path: Path, *, headers: Sequence[tuple[str, ...]]) -> list[tuple[i
     Raises
     ------
     InputError
-        When the file cannot be read, its header is another, or a row has more or fewer cells.
+        When the file cannot be read or is no file, its header is another, a row has more or fewer cells, or a cell
+        holds a control character, such as a line end.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        text = read_regular(path, largest_bytes=LARGEST_TABLE_BYTES).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except OSError as error:
         raise InputError(f"cannot read the table {path}: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -34,11 +48,32 @@ def read_rows(path: Path, *, headers: Sequence[tuple[str, ...]]) -> list[tuple[i
     header = tuple(rows[0][1]) if rows else ()
     if header not in headers:
         expected = " or ".join(",".join(columns) for columns in headers)
-        raise InputError(f"{path}: the first line is {','.join(header)!r}.", f"It must be {expected}.")
+        raise InputError(f"{path}: the first line is {','.join(header)[:N_SHOWN]!r}.", f"It must be {expected}.")
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise InputError(f"{path}, line {line}: {len(row)} columns instead of {len(header)}.")
+        if any(len(cell) > LONGEST_CELL for cell in row):
+            raise InputError(f"{path}, line {line}: a cell is longer than {LONGEST_CELL} characters.")
+        control = next((cell for cell in row if any(map(_is_control, cell))), None)
+        if control is not None:
+            raise InputError(f"{path}, line {line}: {control[:N_SHOWN]!r} holds a control character.", "Remove it.")
     return rows[1:]
+
+
+def _is_control(character: str) -> bool:
+    return character < " " or unicodedata.category(character) == "Cc"
+
+
+def without_formula(cell: str) -> str:
+    """Return a text for a cell of a table that people open in a spreadsheet.
+
+    A program like Excel runs what begins as a formula. Such texts get an apostrophe, which shows it that they are
+    texts. Numbers are no texts: give only names and reasons.
+
+    >>> without_formula("=cmd()"), without_formula("a=1")
+    ("'=cmd()", 'a=1')
+    """
+    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
 
 
 def read_pairs(path: Path, *, header: tuple[str, str]) -> dict[str, str]:
@@ -54,6 +89,6 @@ def read_pairs(path: Path, *, header: tuple[str, str]) -> dict[str, str]:
         if not key or not value:
             raise InputError(f"{path}, line {line}: an empty {header[0] if not key else header[1]}.")
         if key in pairs:
-            raise InputError(f"{path}, line {line}: a second row for {key!r}.", "Keep one row for each.")
+            raise InputError(f"{path}, line {line}: a second row for {key[:N_SHOWN]!r}.", "Keep one row for each.")
         pairs[key] = value
     return pairs

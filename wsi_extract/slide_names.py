@@ -49,7 +49,7 @@ def slide_id_of(relative_path: Path) -> str:
     plain = relative_path.with_suffix("") if relative_path.suffix.lower() in SLIDE_EXTENSIONS else relative_path
     name = "__".join(plain.parts)
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    if safe.startswith("__"):
+    if safe.startswith("__") or (safe == "_" != name):  # the digest that follows it begins with another one
         safe = safe.lstrip("_") or "slide"
     if safe == name and len(safe) <= MAX_ID_LENGTH and safe.strip("."):
         return safe

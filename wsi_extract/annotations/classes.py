@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsi_extract.annotations.source import SourceFile
+from wsi_extract.annotations.source import SourceFile, shortened
 from wsi_extract.errors import AnnotationError
 from wsi_extract.model import Role
 
@@ -71,6 +71,8 @@ MAP_CONTRADICTIONS = frozenset(
 )
 """(known role, given role): a user may leave a class out or ignore it, but not turn a known name around."""
 PRESET_CONTRADICTIONS = MAP_CONTRADICTIONS | {(Role.TARGET, Role.CONTEXT), (Role.CONTEXT, Role.HARD_NEGATIVE)}
+
+N_CLASSES_SHOWN = 50
 
 _ROLES = {role.label: role for role in Role}
 
@@ -130,8 +132,10 @@ def is_ccmct(source: SourceFile) -> bool:
 
 
 def list_classes(source: SourceFile) -> str:
-    """Return the classes of the file in one line, for messages."""
-    return ", ".join(f"{class_id} = {name!r}" for class_id, name in sorted(source.classes.items())) or "none"
+    """Return the classes of the file in one line, for messages; of very many the first."""
+    classes = [f"{class_id} = {shortened(name)}" for class_id, name in sorted(source.classes.items())]
+    more = len(classes) - N_CLASSES_SHOWN
+    return ", ".join(classes[:N_CLASSES_SHOWN]) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def _matching_ids(key: str, *, source: SourceFile) -> list[int]:
@@ -201,7 +205,8 @@ def decide_classes(source: SourceFile, *, category_map: Mapping[str, str] | None
     """
     mapped = _roles_from_map(category_map or {}, source=source)
     preset = CCMCT_PRESET if is_ccmct(source) else {}
-    listed_ids = source.rows.class_id[source.rows.has_class]
+    ids, counts = np.unique(source.rows.class_id[source.rows.has_class], return_counts=True)
+    n_annotations = dict(zip(ids.tolist(), counts.tolist(), strict=True))
     decisions = []
     for class_id, name in sorted(source.classes.items()):
         role, origin = _decide(class_id, name, mapped=mapped, preset=preset, path=source.path)
@@ -211,7 +216,7 @@ def decide_classes(source: SourceFile, *, category_map: Mapping[str, str] | None
                 name=name,
                 role=role,
                 decided_by=origin,
-                n_annotations=int(np.count_nonzero(listed_ids == class_id)),
+                n_annotations=n_annotations.get(class_id, 0),
             )
         )
     return tuple(decisions)

@@ -19,7 +19,6 @@ from wsi_extract.annotations.names import match_slides
 from wsi_extract.annotations.options import DEFAULT_POINT_BOX_PX, AnnotationOptions
 from wsi_extract.annotations.read import read_source
 from wsi_extract.annotations.reconcile import (
-    REASONS,
     UNSETTLED,
     Reason,
     Reconciliation,
@@ -74,9 +73,9 @@ class LoadedAnnotations:
     annotated: frozenset[str]
     """Slides with at least one annotation that is neither deleted nor a navigation marker, of any class. A slide that
     is listed but not annotated was not reviewed: it is unlabelled, not negative."""
-    unreadable_targets: Mapping[str, int]
-    """Number of targets of each slide that the file annotates but that cannot be opened: its place in the splits must
-    not change when the slide is mended."""
+    targets_in_file: Mapping[str, int]
+    """Number of targets that the file gives each slide it annotates, readable or not, wherever they lie: the place of
+    a slide in the splits must not change when the slide is mended, damaged or cropped."""
     classes: tuple[ClassDecision, ...]
     reconciliation: Reconciliation
     source: SourceReport
@@ -214,17 +213,16 @@ def _find_annotated(source: SourceFile, *, match: _Match, slides: Sequence[Slide
     return frozenset(slides[row].slide_id for row in found if NO_SLIDE < row < len(slides))
 
 
-def _count_unreadable_targets(
-    source: SourceFile, *, match: _Match, is_target: BoolArray, first_row: int, unreadable: Sequence[SlideFile]
+def _count_targets(
+    source: SourceFile, *, match: _Match, is_target: BoolArray, slide_ids: Sequence[str]
 ) -> dict[str, int]:
-    """Return the number of targets of each unreadable slide that has any live annotation."""
-    live = _live_rows(source)
-    counts = {}
-    for row, slide in enumerate(unreadable, first_row):
-        on_slide = match.found_row == row
-        if np.any(live & on_slide):
-            counts[slide.slide_id] = int(np.count_nonzero(is_target & on_slide))
-    return counts
+    """Return the number of targets of each slide that has any live annotation; ids are in the order of `_Match`."""
+    is_found = match.found_row != NO_SLIDE
+    n_live, n_targets = (
+        np.bincount(match.found_row[is_found & chosen], minlength=len(slide_ids)).tolist()
+        for chosen in (_live_rows(source), is_target)
+    )
+    return {slide_ids[row]: n_targets[row] for row in range(len(slide_ids)) if n_live[row]}
 
 
 def _reconcile(
@@ -315,6 +313,7 @@ def load_annotations(
     decision = _decide_boxes(source, match=match, setting=options.bbox_format)
     roles = roles_of_rows(source, classes=classes)
     reasons = find_reasons_in_file(source, roles=roles, kinds=options.kinds)
+    is_target = (reasons == UNSETTLED) & (roles == Role.TARGET)
     settle(reasons, rows=match.found_row == NO_SLIDE, reason=Reason.UNMATCHED_SLIDE)
     settle(reasons, rows=match.found_row >= len(slides), reason=Reason.UNREADABLE_SLIDE)
     boxes_l0 = _build_boxes(
@@ -335,12 +334,11 @@ def load_annotations(
     return LoadedAnnotations(
         tables=_build_tables(source, kept=kept, boxes_l0=boxes_l0, roles=roles, match=match, slides=slides),
         annotated=_find_annotated(source, match=match, slides=slides),
-        unreadable_targets=_count_unreadable_targets(
+        targets_in_file=_count_targets(
             source,
             match=match,
-            is_target=(reasons == REASONS.index(Reason.UNREADABLE_SLIDE)) & (roles == Role.TARGET),
-            first_row=len(slides),
-            unreadable=unreadable,
+            is_target=is_target,
+            slide_ids=[slide.slide_id for slide in slides] + [slide.slide_id for slide in unreadable],
         ),
         classes=classes,
         reconciliation=reconciliation,

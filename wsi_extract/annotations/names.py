@@ -6,7 +6,9 @@ another known extension. The first level with a hit decides; names are never com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -22,56 +24,81 @@ Found = Sequence[Sequence[PurePath]]
 """The files of each slide on disk; the first one is the slide, others are further files of it."""
 
 
-def _keys(parts: Parts) -> Mapping[str, str]:
-    """What must be equal at each level; paths are compared by name first and by their other parts later."""
-    name = parts[-1]
-    return {"path": name, "name": name, "case": fold_name(name), "stem": strip_extension(name)}
+def _key(parts: Parts, *, level: str) -> str:
+    """What must be equal at a level."""
+    match level:
+        case "path":
+            return "/".join(parts)
+        case "name":
+            return parts[-1]
+        case "case":
+            return fold_name(parts[-1])
+        case _:
+            return strip_extension(parts[-1])
 
 
 def _parts_of(path: PurePath) -> Parts:
     return tuple(path.as_posix().strip("/").split("/"))
 
 
+def _folders_above(parts: Parts) -> Iterator[str]:
+    """Yield the folder of a file, the same with the folder above it, and so on up to the root; case is unified."""
+    folded = [fold_name(part) for part in parts[:-1]]
+    return ("/".join(folded[start:]) for start in reversed(range(len(folded))))
+
+
+Rows = AbstractSet[int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Index:
-    """Slides on disk: their paths in parts, and their rows by level and key."""
+    """Slides on disk, by number: a look-up costs the same however many of them have one name."""
 
-    parts: Sequence[Sequence[Parts]]
-    rows_by_key: Mapping[tuple[str, str], set[int]]
+    folders: Sequence[Sequence[Sequence[str]]]
+    """What `_folders_above` gives for each file of each slide."""
+    rows_by_key: Mapping[str, Mapping[str, Rows]]
+    """By level and key."""
+    rows_by_folders: Mapping[str, Rows]
+    """By each of `_folders_above`."""
 
 
 def _build_index(found: Found) -> _Index:
     all_parts = [[_parts_of(path) for path in paths] for paths in found]
-    rows_by_key: dict[tuple[str, str], set[int]] = {}
-    for row, paths in enumerate(all_parts):
-        for parts in paths:
-            for key in _keys(parts).items():
-                rows_by_key.setdefault(key, set()).add(row)
-    return _Index(parts=all_parts, rows_by_key=rows_by_key)
+    folders = [[tuple(_folders_above(parts)) for parts in of_slide] for of_slide in all_parts]
+    rows_by_key: dict[str, defaultdict[str, set[int]]] = {level: defaultdict(set) for level in LEVELS}
+    rows_by_folders: defaultdict[str, set[int]] = defaultdict(set)
+    for row, of_slide in enumerate(all_parts):
+        for parts, above in zip(of_slide, folders[row], strict=True):
+            for start in range(len(parts) - 1):  # a path is like all its endings, but for the name alone
+                rows_by_key["path"][_key(parts[start:], level="path")].add(row)
+            for level in LEVELS[1:]:
+                rows_by_key[level][_key(parts, level=level)].add(row)
+            for ending in above:
+                rows_by_folders[ending].add(row)
+    return _Index(folders=folders, rows_by_key=rows_by_key, rows_by_folders=rows_by_folders)
 
 
-def _find_hits(wanted: Parts, *, level: str, index: _Index) -> set[int]:
+def _find_hits(wanted: Parts, *, level: str, rows_by_key: Mapping[str, Rows]) -> Rows:
     """Return the slides on disk that are like the wanted path at the level."""
-    if not wanted or (level == "path" and len(wanted) == 1):
-        return set()
-    rows = index.rows_by_key.get((level, _keys(wanted)[level]), set())
-    if level == "path":
-        return {row for row in rows if any(path[-len(wanted) :] == wanted for path in index.parts[row])}
-    return set(rows)
+    return rows_by_key.get(_key(wanted, level=level), frozenset()) if wanted else frozenset()
 
 
-def _agreement(wanted: Parts, row: int, *, index: _Index) -> int:
-    """Return how many folders above the file name agree, counted from the file name up."""
-    return max(_n_common_folders(wanted, parts) for parts in index.parts[row])
-
-
-def _n_common_folders(first: Parts, second: Parts) -> int:
-    count = 0
-    for a, b in zip(reversed(first[:-1]), reversed(second[:-1]), strict=False):
-        if fold_name(a) != fold_name(b):
+def _nearest(wanted: Parts, *, hits: Rows, index: _Index) -> int | None:
+    """Return the one hit with most folders above the file name like the wanted path's, counted from the name up."""
+    best: Rows = frozenset()
+    for ending in _folders_above(wanted):
+        agreeing = hits & index.rows_by_folders.get(ending, frozenset())
+        if not agreeing:
             break
-        count += 1
-    return count
+        best = agreeing
+    return next(iter(best)) if len(best) == 1 else None
+
+
+def _n_common_folders(wanted: Parts, row: int, *, index: _Index) -> int:
+    # Endings of one length are equal only if all shorter ones are.
+    return max(
+        sum(a == b for a, b in zip(_folders_above(wanted), folders, strict=False)) for folders in index.folders[row]
+    )
 
 
 def _only_best(scores: Mapping[int, int]) -> int | None:
@@ -91,11 +118,9 @@ def _shown(labels: Sequence[str]) -> str:
     return ", ".join(labels[:N_SHOWN]) + more
 
 
-def _pick_slide(slide: SourceSlide, *, hits: set[int], index: _Index, found: Found, path: object) -> int:
+def _pick_slide(slide: SourceSlide, *, hits: Rows, index: _Index, found: Found, path: object) -> int:
     """Return the one slide on disk, or the only one whose folders agree with the annotation's directory."""
-    row = next(iter(hits)) if len(hits) == 1 else None
-    if row is None:
-        row = _only_best({hit: _agreement(slide.parts, hit, index=index) for hit in sorted(hits)})
+    row = next(iter(hits)) if len(hits) == 1 else _nearest(slide.parts, hits=hits, index=index)
     if row is None:
         paths = [str(found[hit][0]) for hit in sorted(hits)]
         raise AnnotationError(
@@ -111,7 +136,7 @@ def _pick_claim(
     """Return the one annotation slide that means the slide on disk, by the directory when names are equal."""
     winner = claims[0] if len(claims) == 1 else None
     if winner is None:
-        winner = _only_best({claim: _agreement(slides[claim].parts, row, index=index) for claim in claims})
+        winner = _only_best({claim: _n_common_folders(slides[claim].parts, row, index=index) for claim in claims})
     if winner is None:
         raise AnnotationError(
             f"{path}: {len(claims)} slides of the annotation file match the one slide {found[row][0]}: "
@@ -122,15 +147,15 @@ def _pick_claim(
     return winner
 
 
-def _alias_hits(slides: Sequence[SourceSlide], *, aliases: Mapping[str, str], index: _Index) -> dict[int, set[int]]:
+def _alias_hits(slides: Sequence[SourceSlide], *, aliases: Mapping[str, str], index: _Index) -> dict[int, Rows]:
     """Return, for every annotation slide with an alias, the slides on disk that the alias means."""
-    wanted: dict[int, set[int]] = {}
+    wanted: dict[int, Rows] = {}
     for number, slide in enumerate(slides):
         target = aliases.get(slide.label, aliases.get(slide.file_name))
         if target is not None:
             parts = tuple(part for part in target.replace("\\", "/").split("/") if part not in {"", "."})
-            levels = (_find_hits(parts, level=level, index=index) for level in LEVELS)
-            wanted[number] = next((hits for hits in levels if hits), set())
+            levels = (_find_hits(parts, level=level, rows_by_key=index.rows_by_key[level]) for level in LEVELS)
+            wanted[number] = next((hits for hits in levels if hits), frozenset())
     return wanted
 
 
@@ -164,8 +189,9 @@ def match_slides(
     for level in ("alias", *LEVELS):
         if level != "alias":
             # A slide that an alias or a path has claimed is out of question for other slides of that name.
+            free = {key: rows - certain for key, rows in index.rows_by_key[level].items()}
             hits = {
-                number: _find_hits(slides[number].parts, level=level, index=index) - certain
+                number: _find_hits(slides[number].parts, level=level, rows_by_key=free)
                 for number in pending
                 if number not in matched
             }

@@ -16,6 +16,7 @@ from wsi_extract.annotations.source import NO_SLIDE, SourceFile, SourceKind
 from wsi_extract.arrays import BoolArray, CodeArray, FloatArray, IntArray
 from wsi_extract.model import Role
 
+N_UNLISTED = 100
 NO_ROLE = 0
 """Stands for a class without a role in arrays of roles."""
 
@@ -136,10 +137,9 @@ def settle(reasons: CodeArray, *, rows: BoolArray, reason: Reason) -> None:
 def roles_of_rows(source: SourceFile, *, classes: tuple[ClassDecision, ...]) -> CodeArray:
     """Return the role of each row, (N,) int8, `NO_ROLE` where its class has none; crowd regions are to be ignored."""
     rows = source.rows
-    role = np.full(len(rows), NO_ROLE, dtype=np.int8)
-    for item in classes:
-        if item.role is not None:
-            role[rows.has_class & (rows.class_id == item.class_id)] = item.role
+    ids = np.array([item.class_id for item in classes], dtype=np.int64)
+    roles = np.array([NO_ROLE if item.role is None else item.role for item in classes] + [NO_ROLE], dtype=np.int8)
+    role = roles[np.where(rows.has_class, np.searchsorted(ids, rows.class_id), len(ids))]
     used = (role == Role.TARGET) | (role == Role.HARD_NEGATIVE)
     role[used & rows.is_crowd] = Role.IGNORE
     return role
@@ -183,27 +183,41 @@ def settle_kept(reasons: CodeArray, *, roles: CodeArray) -> None:
         settle(reasons, rows=roles == role, reason=reason)
 
 
-def _count_class(reasons: CodeArray, *, class_id: int | None, name: str) -> ClassCount:
-    counts = np.bincount(reasons, minlength=len(REASONS))
+def _count_by_id(reasons: CodeArray, *, ids: IntArray, known: IntArray) -> IntArray:
+    """Return (len(known), len(REASONS)) counts; every id is in ``known``, which is sorted."""
+    cells = np.searchsorted(known, ids) * len(REASONS) + reasons
+    return np.bincount(cells, minlength=len(known) * len(REASONS)).reshape(-1, len(REASONS)).astype(np.int64)
+
+
+def _class_count(counts: IntArray, *, class_id: int | None, name: str) -> ClassCount:
     return ClassCount(
         class_id=class_id,
         name=name,
-        n_read=len(reasons),
-        n_by_reason={reason: int(n) for reason, n in zip(REASONS, counts, strict=True) if n},
+        n_read=int(counts.sum()),
+        n_by_reason={reason: n for reason, n in zip(REASONS, counts.tolist(), strict=True) if n},
     )
 
 
 def count_classes(source: SourceFile, *, reasons: CodeArray) -> tuple[ClassCount, ...]:
-    """Count reasons per class, classes of the file first, then ids it does not list, then no class at all."""
-    rows = source.rows
+    """Count reasons per class, classes of the file first, then no class at all and ids the file does not list.
+
+    Of more than `N_UNLISTED` ids that are not listed, the further ones are counted together.
+    """
+    rows, listed = source.rows, source.rows.has_class
+    known = np.array(sorted(source.classes), dtype=np.int64)
+    of_known = _count_by_id(reasons[listed], ids=rows.class_id[listed], known=known)
     counts = [
-        _count_class(reasons[rows.has_class & (rows.class_id == class_id)], class_id=class_id, name=name)
-        for class_id, name in sorted(source.classes.items())
+        _class_count(n, class_id=class_id, name=source.classes[class_id])
+        for class_id, n in zip(known.tolist(), of_known, strict=True)
     ]
-    for class_id in unlisted_class_ids(source).tolist():
-        chosen = ~rows.has_class & (rows.class_id == class_id)
+    others = unlisted_class_ids(source)
+    of_others = _count_by_id(reasons[~listed], ids=rows.class_id[~listed], known=others)
+    for class_id, n in zip(others[:N_UNLISTED].tolist(), of_others, strict=False):
         known_as = (None, "no class") if class_id == 0 else (class_id, "class not listed in the file")
-        counts.append(_count_class(reasons[chosen], class_id=known_as[0], name=known_as[1]))
+        counts.append(_class_count(n, class_id=known_as[0], name=known_as[1]))
+    if len(others) > N_UNLISTED:
+        name = f"{len(others) - N_UNLISTED} further classes not listed in the file"
+        counts.append(_class_count(of_others[N_UNLISTED:].sum(axis=0), class_id=None, name=name))
     return tuple(counts)
 
 

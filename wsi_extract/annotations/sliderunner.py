@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from wsi_extract.annotations.source import (
     LARGEST_COORDINATE_PX,
+    LONGEST_NAME,
     NO_SLIDE,
     SUPPORTED,
     SourceFile,
@@ -24,13 +25,18 @@ from wsi_extract.annotations.source import (
     SourceRows,
     SourceSlide,
     Witness,
+    refuse_too_large,
+    shortened,
     slide_rows_of,
 )
 from wsi_extract.annotations.sqlite_file import open_database, sha256_with_sidecars, sidecars_of, unchanged
 from wsi_extract.arrays import BoolArray, FloatArray, IntArray
 from wsi_extract.errors import AnnotationError
+from wsi_extract.machine import memory_bytes
 
 NUMBER = ("integer", "real")
+ANNOTATION_BYTES, POINT_BYTES = 250, 200
+"""Of memory, while tables are read, sorted and joined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +50,19 @@ class _Column:
 ID = _Column(types=("integer",))
 OPTIONAL_ID = _Column(types=("integer", "null"))
 COORDINATE = _Column(types=(*NUMBER, "null"))
+NAME = _Column(types=("text", "null"))
+OPTIONAL_NAME = _Column(types=NAME.types, required=False)
 HINT = _Column(types=("integer", "real", "text", "blob", "null"), required=False)
 
 SCHEMA: Mapping[str, Mapping[str, _Column]] = {
     "Slides": {
         "uid": ID,
-        "filename": _Column(types=("text", "null")),
-        "directory": _Column(types=("text", "null"), required=False),
+        "filename": NAME,
+        "directory": OPTIONAL_NAME,
         "width": HINT,
         "height": HINT,
     },
-    "Classes": {"uid": ID, "name": _Column(types=("text", "null"))},
+    "Classes": {"uid": ID, "name": NAME},
     "Annotations": {
         "uid": ID,
         "slide": OPTIONAL_ID,
@@ -106,16 +114,20 @@ def _expressions(connection: sqlite3.Connection, *, table: str, path: Path) -> d
 def _refuse_wrong_values(connection: sqlite3.Connection, *, table: str, name: str, path: Path) -> None:
     column = SCHEMA[table][name]
     allowed = ", ".join(f"'{kind}'" for kind in column.types)
-    limit = LARGEST_COORDINATE_PX
-    out_of_range = f" OR {name} NOT BETWEEN {-limit} AND {limit}" if column is COORDINATE else ""
-    bad = connection.execute(
-        f"SELECT uid, typeof({name}), substr(quote({name}), 1, 40) FROM {table} "
-        f"WHERE typeof({name}) NOT IN ({allowed}){out_of_range} LIMIT 1"
-    ).fetchone()
+    forbidden, rule = f"typeof({name}) NOT IN ({allowed})", ""
+    if column is COORDINATE:
+        limit = LARGEST_COORDINATE_PX
+        forbidden, rule = f"{forbidden} OR {name} NOT BETWEEN {-limit} AND {limit}", f" within +-{limit:g}"
+    elif "text" in column.types:
+        too_long = f"length(CAST({name} AS BLOB)) > {LONGEST_NAME}"
+        forbidden = f"{forbidden} OR {too_long} OR instr({name}, char(0)) > 0"
+        rule = f" of no more than {LONGEST_NAME} bytes without NUL"
+    shown = f"quote(CASE WHEN typeof({name}) IN ('text', 'blob') THEN substr({name}, 1, 20) ELSE {name} END)"
+    bad = connection.execute(f"SELECT uid, typeof({name}), {shown} FROM {table} WHERE {forbidden} LIMIT 1").fetchone()
     if bad is not None:
         raise AnnotationError(
-            f"{path}: table {table}, uid {bad[0]}: {name} is {bad[2]} ({bad[1]}); "
-            f"{' or '.join(column.types)}{f' within +-{limit:g}' if out_of_range else ''} is allowed.",
+            f"{path}: table {table}, uid {shortened(bad[0])}: {name} is {bad[2]} ({bad[1]}); "
+            f"{' or '.join(column.types)}{rule} is allowed.",
             "Correct the row in SlideRunner or remove it.",
         )
 
@@ -131,9 +143,20 @@ def _positive_whole(value: object) -> int | None:
     return int(value) if isinstance(value, int | float) and 0 < value <= LARGEST_COORDINATE_PX else None
 
 
+def _refuse_too_many_rows(connection: sqlite3.Connection, *, table: str, row_bytes: int, path: Path) -> None:
+    n_rows = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    refuse_too_large(path, needed_bytes=n_rows * row_bytes, memory_bytes=memory_bytes())
+
+
+def _number_or_null(expression: str) -> str:
+    """Text and blobs in columns of hints stay where they are: they can be large."""
+    return f"CASE WHEN typeof({expression}) IN ('integer', 'real') THEN {expression} END"
+
+
 def _read_slides(connection: sqlite3.Connection, *, path: Path) -> tuple[SourceSlide, ...]:
     column = _expressions(connection, table="Slides", path=path)
-    query = f"SELECT uid, filename, {column['directory']}, {column['width']}, {column['height']} FROM Slides"
+    width, height = _number_or_null(column["width"]), _number_or_null(column["height"])
+    query = f"SELECT uid, filename, {column['directory']}, {width}, {height} FROM Slides"
     slides = tuple(
         SourceSlide(
             uid=uid,
@@ -158,6 +181,7 @@ def _read_classes(connection: sqlite3.Connection, *, path: Path) -> dict[int, st
 
 def _read_annotations(connection: sqlite3.Connection, *, path: Path) -> npt.NDArray[np.void]:
     column = _expressions(connection, table="Annotations", path=path)
+    _refuse_too_many_rows(connection, table="Annotations", row_bytes=ANNOTATION_BYTES, path=path)
     query = (
         "SELECT uid, ifnull(slide, 0), slide IS NULL, ifnull(type, 0), ifnull(agreedClass, 0), "
         f"ifnull({column['deleted']}, 0) != 0 FROM Annotations ORDER BY uid"
@@ -176,6 +200,7 @@ def _read_points(connection: sqlite3.Connection, *, path: Path) -> tuple[IntArra
     ``orderIdx`` alone is no order: published files hold the same number, or NULL, in all rows.
     """
     column = _expressions(connection, table="Annotations_coordinates", path=path)
+    _refuse_too_many_rows(connection, table="Annotations_coordinates", row_bytes=POINT_BYTES, path=path)
     # Infinity marks NULL on the way; real infinities have been refused.
     query = (
         f"SELECT annoId, ifnull({column['orderIdx']}, {FIRST + 1} - 1), uid, ifnull(coordinateX, 9e999), "

@@ -6,6 +6,7 @@ Coordinates are level-0 px of the named slide, exactly as the file holds them.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_extract.arrays import BoolArray, CodeArray, FloatArray, IntArray
+from wsi_extract.errors import AnnotationError
 
 SUPPORTED = "Supported are SlideRunner databases (SQLite) and COCO files (JSON)."
 """The remedy for files of any other kind."""
@@ -23,6 +25,17 @@ NO_SLIDE = -1
 
 LARGEST_COORDINATE_PX = 1e9
 """Coordinates beyond it are damage, not data; the largest slides have a few 10^5 px."""
+
+LONGEST_NAME = 4096
+"""Bytes of the name of a slide, a folder or a class: the longest path of the system."""
+MAX_CLASSES = 10_000
+"""The largest published sets have a few dozen."""
+MEMORY_SHARE = 0.85
+"""Of the machine's memory that reading a file may take."""
+
+
+_SHORT = reprlib.Repr()  # goes a few levels deep and a few items far: values can be deep lists and large numbers
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 
 class SourceKind(IntEnum):
@@ -137,6 +150,28 @@ class SourceFile:
     rows: SourceRows
     notes: tuple[str, ...]
     """What the reader found odd; for people."""
+
+
+def shortened(value: object) -> str:
+    """Return a value for a message: as Python writes it, in at most 40 characters, whatever it holds."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def refuse_too_large(path: Path, *, needed_bytes: float, memory_bytes: int) -> None:
+    """Refuse a file that cannot be held.
+
+    Raises
+    ------
+    AnnotationError
+        When more than `MEMORY_SHARE` of the memory would be needed.
+    """
+    if needed_bytes > memory_bytes * MEMORY_SHARE:
+        raise AnnotationError(
+            f"{path} is too large: reading it takes about {needed_bytes / 1e9:,.1f} GB of memory, "
+            f"this machine has {memory_bytes / 1e9:,.1f} GB.",
+            "Divide the file by slides, or use a machine with more memory.",
+        )
 
 
 def number_parts(source_id: IntArray) -> IntArray:

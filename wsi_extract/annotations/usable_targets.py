@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wsi_extract.annotations.classes import ClassDecision, list_classes
+from wsi_extract.annotations.classes import N_CLASSES_SHOWN, ClassDecision, list_classes
 from wsi_extract.annotations.reconcile import Reason, Reconciliation
-from wsi_extract.annotations.source import SourceFile
+from wsi_extract.annotations.source import SourceFile, shortened
 from wsi_extract.errors import AnnotationError
 from wsi_extract.model import Role
 
@@ -18,15 +18,17 @@ N_SHOWN = 3
 
 def _class_table(classes: tuple[ClassDecision, ...]) -> str:
     lines = [
-        f"  {item.class_id} = {item.name!r}: {item.n_annotations} annotations, "
+        f"  {item.class_id} = {shortened(item.name)}: {item.n_annotations} annotations, "
         f"{'no role' if item.role is None else item.role.label} ({item.decided_by})"
-        for item in classes
+        for item in classes[:N_CLASSES_SHOWN]
     ]
+    if len(classes) > N_CLASSES_SHOWN:
+        lines.append(f"  and {len(classes) - N_CLASSES_SHOWN} more")
     return "\n".join(lines) if lines else "  (the file lists no class)"
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:N_SHOWN])
+    shown = ", ".join(shortened(name) for name in names[:N_SHOWN])
     return shown + (f" and {len(names) - N_SHOWN} more" if len(names) > N_SHOWN else "") if names else "none"
 
 

@@ -14,8 +14,8 @@ from wsi_extract.errors import SplitError
 from wsi_extract.files import canonical_json
 from wsi_extract.geometry import Rect
 from wsi_extract.model import Split
-from wsi_extract.splits.groups import compile_regex
 from wsi_extract.splits.names import CCMCT_TEST_SLIDES, NameIndex, find_slides_named, index_names, nearest_names
+from wsi_extract.splits.search import search_names
 
 PRESETS: Mapping[str, tuple[str, ...]] = {"ccmct": CCMCT_TEST_SLIDES}
 """Names that stand for a published list of test slides."""
@@ -198,8 +198,9 @@ def _describe_mismatch(name: str, *, setting: str, found: Sequence[str], index: 
 def _matching_slides(file_names: Mapping[str, str], *, regex: str | None) -> list[str]:
     if regex is None:
         return []
-    pattern = compile_regex(regex, setting="--test_regex")
-    found = [slide_id for slide_id, name in sorted(file_names.items()) if pattern.search(name)]
+    slide_ids = sorted(file_names)
+    parts = search_names(regex, [file_names[slide_id] for slide_id in slide_ids], setting="--test_regex")
+    found = [slide_id for slide_id, part in zip(slide_ids, parts, strict=True) if part is not None]
     if not found:
         raise SplitError(f"--test_regex {regex!r} matches the file name of no slide.", "Correct it or leave it out.")
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from wsi_extract.errors import SplitError
 from wsi_extract.model import SlideFile
+from wsi_extract.printable import as_printable
 from wsi_extract.splits.names import find_slides_named, index_names
+from wsi_extract.splits.search import search_names
 
 
 def group_slides(slides: Sequence[SlideFile], *, regex: str | None, table: Mapping[str, str] | None) -> dict[str, str]:
@@ -23,7 +24,7 @@ def group_slides(slides: Sequence[SlideFile], *, regex: str | None, table: Mappi
     Raises
     ------
     SplitError
-        When a slide has no group, or more than one.
+        When a slide has no group, or more than one; when the regex is none, or takes too long.
     """
     if regex is not None and table is not None:
         raise SplitError("slides can be grouped by a regex or by a table, not by both.", "Give one of them.")
@@ -34,28 +35,10 @@ def group_slides(slides: Sequence[SlideFile], *, regex: str | None, table: Mappi
     return {slide.slide_id: slide.slide_id for slide in slides}
 
 
-def compile_regex(regex: str, *, setting: str) -> re.Pattern[str]:
-    """Return the compiled regex.
-
-    Raises
-    ------
-    SplitError
-        When it is none; the message names the setting it came from.
-    """
-    try:
-        return re.compile(regex)
-    except re.error as error:
-        raise SplitError(f"{setting} {regex!r} is not a regular expression: {error}.") from error
-
-
 def _group_by_regex(slides: Sequence[SlideFile], *, regex: str) -> dict[str, str]:
-    pattern = compile_regex(regex, setting="--group_regex")
-    groups: dict[str, str] = {}
-    for slide in slides:
-        match = pattern.search(slide.path.name)
-        group = match.group(1 if pattern.groups else 0) if match else None
-        if group:
-            groups[slide.slide_id] = group
+    found = search_names(regex, [slide.path.name for slide in slides], setting="--group_regex")
+    # As it will stand in the manifest: two groups that look the same there are one.
+    groups = {slide.slide_id: as_printable(group) for slide, group in zip(slides, found, strict=True) if group}
     _refuse_missing(slides, groups=groups, reason=f"--group_regex {regex!r} finds no group in")
     return groups
 

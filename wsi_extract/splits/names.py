@@ -48,7 +48,9 @@ def _keys_of(name: str) -> list[tuple[str, str]]:
     folded = fold_name(name)
     stem = strip_extension(name)
     keys = list(zip(LEVELS, (name, folded, stem), strict=False))
-    return [*keys, ("number", str(int(stem)))] if stem.isascii() and stem.isdecimal() else keys
+    if stem.isascii() and stem.isdecimal():  # compared as text: Python refuses to read thousands of digits
+        keys.append(("number", stem.lstrip("0") or "0"))
+    return keys
 
 
 def find_slides_named(name: str, *, index: NameIndex) -> tuple[str, ...]:

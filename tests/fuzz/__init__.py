@@ -1,0 +1,1 @@
+"""What every reader must survive: any bytes. Run a module to fuzz its reader with atheris: see `runner`."""
