@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from tests.helpers_run import CLASSES, Inputs, extract, make_inputs, read_coco, read_manifest
-from tests.helpers_slides import write_blank_slide, write_pen_slide
+from tests.helpers_slides import write_blank_slide, write_pen_slide, write_ramp_slide
 from wsi_extract.errors import AnnotationError, InputError, SplitError
+from wsi_extract.geometry import Rect
 from wsi_extract.synthetic import AnnotatedSlide, AnnotationRow, write_sliderunner
+from wsi_extract.verify import audit
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,26 @@ def test_b17_test_slides_by_number_are_really_excluded(inputs: Inputs, tmp_path:
 def test_ccmct_preset_without_the_official_slides_is_an_error(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(SplitError, match=r"c91a842257ed2add5134\.svs is no slide"):
         extract(inputs, tmp_path / "out", test_slides=["ccmct"])
+
+
+@pytest.mark.parametrize("is_small_first", [True, False], ids=["damaged", "mended"])
+def test_a_small_slide_that_becomes_unreadable_moves_no_other(tmp_path: Path, is_small_first: bool) -> None:
+    inputs, out = make_inputs(tmp_path, n_slides=6), tmp_path / "out"
+    path = inputs.wsi_dir / "slide_5.svs"
+    path.unlink()
+    tissue = (Rect(x0=0, y0=0, x1=100, y1=100),)
+    write_ramp_slide(path, width_px=100, height_px=100, tissue_l0=tissue, um_per_px=0.25, vendor="aperio")
+    contents = [path.read_bytes(), b"II*\0 and nothing else"]
+    seen = []
+    for content in contents if is_small_first else reversed(contents):
+        path.write_bytes(content)
+        extract(inputs, out)  # refused when a slide is to be in another split than before
+        rows = rows_of(out)
+        assert audit(out).is_sound
+        seen.append({slide_id: (row["splits"], row["n_targets"]) for slide_id, row in rows.items()})
+        assert rows["slide_5"]["status"] == ("skipped" if content == contents[0] else "failed")
+    assert seen[0] == seen[1]
+    assert seen[0]["slide_5"][1] == 25  # in the file; none lies on the slide
 
 
 def test_groups_from_a_table_stay_together(inputs: Inputs, tmp_path: Path) -> None:

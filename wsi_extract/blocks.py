@@ -34,6 +34,10 @@ BASE_WORKER_BYTES = 160 * 2**20
 MASK_BYTES_PER_PX = 21
 """Survey: RGB overview, smoothing, components, summed-area table; measured."""
 MAX_MASK_PX = 12_000_000
+KEPT_MASK_BYTES_PER_PX = 5
+"""Survey, once the mask is made: the mask and its summed-area table."""
+PLAN_BYTES_PER_PATCH = 230
+"""Survey: the columns of a plan, twice while they are put in order; measured."""
 WORKER_MEMORY_USE = 0.70
 """Share of a worker's memory limit that planned work may use; Dask pauses a worker at 0.80."""
 
@@ -171,10 +175,11 @@ def least_worker_bytes() -> int:
     return BASE_WORKER_BYTES + OPENSLIDE_CACHE_BYTES + DIRECT_CACHE_BYTES
 
 
-def worker_bytes(frame: OutputFrame, *, overview_px: int) -> int:
+def worker_bytes(frame: OutputFrame, *, overview_px: int, n_patches: int = 0) -> int:
     """Return an upper estimate of the memory a worker needs for one slide: the larger of survey and extraction.
 
-    Survey: mask buffers. Extraction: decoded tiles, one read window as RGBA, RGB and its composite, and some patches.
+    Survey: mask buffers, then the plan of at most ``n_patches``. Extraction: decoded tiles, one read window as RGBA,
+    RGB and its composite, and some patches.
     """
     w_lv = frame.patch_w_out_px * frame.scale.x / frame.level_downsample
     h_lv = frame.patch_h_out_px * frame.scale.y / frame.level_downsample
@@ -182,5 +187,7 @@ def worker_bytes(frame: OutputFrame, *, overview_px: int) -> int:
     patch_bytes = frame.patch_w_out_px * frame.patch_h_out_px * 3
     extraction = window_px * (4 + 4 + 3) + 8 * patch_bytes
     beside_tiles = DIRECT_CACHE_BYTES + MASK_BYTES_PER_PX * min(overview_px, TILES_BESIDE_MASK_PX)
-    survey = max(beside_tiles, MASK_BYTES_PER_PX * min(overview_px, MAX_MASK_PX))
+    masking = max(beside_tiles, MASK_BYTES_PER_PX * min(overview_px, MAX_MASK_PX))
+    planning = KEPT_MASK_BYTES_PER_PX * min(overview_px, MAX_MASK_PX) + PLAN_BYTES_PER_PATCH * n_patches
+    survey = max(masking, planning)
     return math.ceil(BASE_WORKER_BYTES + OPENSLIDE_CACHE_BYTES + max(DIRECT_CACHE_BYTES + extraction, survey))

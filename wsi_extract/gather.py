@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from wsi_extract.annotations import AnnotationOptions, LoadedAnnotations, load_annotations
-from wsi_extract.config import RunConfig
+from wsi_extract.config import LOCATION_FIELDS, RunConfig, Sampling
 from wsi_extract.csv_table import read_pairs
 from wsi_extract.errors import InputError, SlideError, SplitError
+from wsi_extract.faults import refuse_lost_slides
 from wsi_extract.geometry import out_from_l0_domain
-from wsi_extract.model import AnnotationTable, Fault, OutputFrame, Role, SlideFile, SlideInfo
+from wsi_extract.input_places import refuse_input_in_output
+from wsi_extract.model import AnnotationTable, Fault, OutputFrame, SlideFile, SlideInfo
 from wsi_extract.resolution import ResolutionOverride, choose_frame, read_overrides
-from wsi_extract.slides import FoundSlides, SlideCache, describe_slide, find_slides
+from wsi_extract.sampling import check_grid, stride_from_overlap
+from wsi_extract.slides import FoundSlides, SlideCache, describe_slide, dicom_series_of, find_slides
 from wsi_extract.splits import (
     LeakageReport,
     SplitDecision,
@@ -90,17 +94,25 @@ def describe(job: DescribeJob, _slides: SlideCache) -> SlideInfo:
     return describe_slide(job.file, override=job.override)
 
 
+def read_series(path: Path, _slides: SlideCache) -> str | None:
+    """Open a DICOM file and return the series it belongs to."""
+    return dicom_series_of(path)
+
+
 def gather_inputs(config: RunConfig, *, executor: Executor, progress: Progress) -> Inputs:
     """Find and open the slides, read the annotations, decide what takes part and in which split.
 
     Raises
     ------
     InputError
-        When the input as a whole cannot be used.
+        When the input as a whole cannot be used, or lies where a run would delete it.
+    EnvironmentFaultError
+        When not one slide can be read, because of the disk or the network.
     """
     if not config.annotation_json.is_file():
         raise InputError(f"there is no annotation file {config.annotation_json}.", "Check --annotation_json.")
-    found = find_slides(config.wsi_dir)
+    found = find_slides(config.wsi_dir, series_of=partial(read_all_series, executor=executor))
+    refuse_input_in_output(_locations(config), slides=found.slides, output_dir=config.output_dir)
     infos, faults = _describe_all(found, config=config, executor=executor, progress=progress)
     unreadable = [file for file in found.slides if file.slide_id not in infos]
     annotations = load_annotations(
@@ -133,6 +145,22 @@ def gather_inputs(config: RunConfig, *, executor: Executor, progress: Progress) 
     )
 
 
+def read_all_series(paths: Sequence[Path], *, executor: Executor) -> dict[Path, str | None]:
+    """Open DICOM files where slides are opened; one that ends its process belongs to no series, as a damaged one."""
+    if not paths:
+        return {}
+    tasks = (
+        Task(stage="find", slide_ordinal=at, slide_id=path.stem, index=0, function=read_series, item=path, path=path)
+        for at, path in enumerate(paths)
+    )
+    series: dict[Path, str | None] = {}
+    for result in executor.run(tasks):
+        if result.fault is not None:
+            survivable_fault(result)
+        series[paths[result.task.slide_ordinal]] = result.value if isinstance(result.value, str) else None
+    return series
+
+
 def _describe_all(
     found: FoundSlides, *, config: RunConfig, executor: Executor, progress: Progress
 ) -> tuple[dict[str, SlideInfo], dict[str, Fault]]:
@@ -145,6 +173,7 @@ def _describe_all(
             index=0,
             function=describe,
             item=DescribeJob(file=file, override=overrides.get(file.slide_id)),
+            path=file.path,
         )
         for ordinal, file in enumerate(found.slides)
     )
@@ -159,7 +188,14 @@ def _describe_all(
             faults[result.task.slide_id] = survivable_fault(result)
             progress.fail(faults[result.task.slide_id])
     progress.end()
+    refuse_lost_slides(faults.values(), n_slides=len(found.slides), folder=config.wsi_dir)
     return infos, faults
+
+
+def _locations(config: RunConfig) -> dict[str, Path]:
+    """Return the files and folders that a run reads, by flag."""
+    found = {f"--{name}": getattr(config, name) for name in sorted(LOCATION_FIELDS - {"output_dir"})}
+    return {flag: path for flag, path in found.items() if path is not None}
 
 
 def _resolution_overrides(config: RunConfig, *, slides: Sequence[SlideFile]) -> Mapping[str, ResolutionOverride]:
@@ -207,6 +243,9 @@ def _decide(
         return replace(entry, reason=faults[file.slide_id].message), None
     try:
         frame = choose_frame(info, patch_size_px=config.patch_size, target_um_per_px=config.mpp, level=config.level)
+        if config.sampling is Sampling.GRID:
+            stride_px = config.stride_px or stride_from_overlap(config.patch_size, overlap=config.overlap)
+            check_grid(info, frame, stride_px=stride_px)
     except SlideError as error:
         return replace(entry, reason=error.message), fault_from(error, slide_id=file.slide_id, stage="describe")
     entry = replace(entry, frame=frame)
@@ -236,29 +275,25 @@ def _refuse_copies(entries: Sequence[SlideEntry]) -> None:
 
 
 def _assign(entries: Sequence[SlideEntry], *, config: RunConfig, annotations: LoadedAnnotations) -> list[SlideEntry]:
-    """Give the planned slides their splits, together with the failed slides that would take part.
+    """Give the planned slides their splits, together with the slides that would take part if they could.
 
-    A failed slide keeps its place, so that mending it does not move the others to another split.
+    Those that cannot be read, and those that are too small, keep their places: splits depend on names and annotations
+    alone, so that a slide that is mended, or damaged, does not move the others to another split.
     """
-    expected = annotations.annotated | annotations.unreadable_targets.keys()
+    expected = set(annotations.targets_in_file)
     if config.unannotated_slides == "negative":
         expected |= {entry.file.slide_id for entry in entries}
-    planned = [
-        entry
-        for entry in entries
-        if entry.status is SlideStatus.PLANNED
-        or (entry.status is SlideStatus.FAILED and entry.file.slide_id in expected)
-    ]
+    meant = [entry for entry in entries if entry.file.slide_id in expected]
     table = None if config.group_csv is None else read_pairs(config.group_csv, header=("slide", "group"))
-    groups = group_slides([entry.file for entry in planned], regex=config.group_regex, table=table)
+    groups = group_slides([entry.file for entry in meant], regex=config.group_regex, table=table)
     subjects = [
         SplitSubject(
             slide_id=entry.file.slide_id,
             file_name=entry.file.path.name,
             group=groups[entry.file.slide_id],
-            n_targets=annotations.unreadable_targets.get(entry.file.slide_id, entry.annotations.count(Role.TARGET)),
+            n_targets=annotations.targets_in_file.get(entry.file.slide_id, 0),
         )
-        for entry in planned
+        for entry in meant
     ]
     options = SplitOptions(
         mode=config.split_mode.value,

@@ -7,8 +7,11 @@ cover is white: transparent pixels and everything beyond its edge. What cannot b
 from __future__ import annotations
 
 import math
+import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn, Self, TypeAlias
 
 import cv2
@@ -16,19 +19,34 @@ import numpy as np
 import openslide
 
 from wsi_extract.arrays import RgbImage
+from wsi_extract.causes import errno_of
 from wsi_extract.errors import SlideError
 from wsi_extract.jpeg_tiles import find_jpeg_tiles
 from wsi_extract.model import SlideFile, SlideInfo, SlideLevel
+from wsi_extract.slide_files import fingerprint_of
 from wsi_extract.tiled_jpeg import PixelMap, TileCache, TiledJpegReader
 
 ComposerCache: TypeAlias = openslide.OpenSlideCache
 """Tiles that OpenSlide keeps decoded; several slides may share it."""
-FileStamp: TypeAlias = tuple[tuple[int, int], ...]
-"""Size and time of change, in ns, of each file of a slide."""
+FileStamp: TypeAlias = tuple[tuple[int, int, int, int], ...]
+"""Of each file of a slide: size, time of change of its content, and what nobody can set back: inode and time of change
+of anything of it, times in ns."""
 
 REMEDY_DAMAGED = "The file is damaged, incomplete or not a slide: replace it, or leave it out."
+REMEDY_UNREADABLE = "Check the disk or the network it lies on and who may read it, or leave the slide out."
 REMEDY_REPLACED = "Do not change slides during a run; start the run again."
 REMEDY_READER = "Read it with OpenSlide: --reader auto."
+
+
+def unreadable(slide: SlideFile | SlideInfo, error: OSError) -> SlideError:
+    """Return what to raise from an error of the system at reading a slide."""
+    what = f"cannot read {error.filename or slide.path}: {error.strerror}"
+    return SlideError(f"slide {slide.slide_id}: {what}.", REMEDY_UNREADABLE, path=_place_of(slide))
+
+
+def _place_of(slide: SlideFile | SlideInfo) -> Path:
+    """Return where a file lies that was there once; a link that never led anywhere is judged as it stands."""
+    return Path(os.path.realpath(slide.path)) if isinstance(slide, SlideInfo) else slide.path
 
 
 def openslide_version() -> str:
@@ -68,6 +86,7 @@ class OpenedSlide:
     ) -> None:
         self.slide_id = slide.slide_id
         self.path = slide.path
+        self._slide = slide
         self._files = (slide.path, *slide.companions)
         self.stamp = self._stat_files()  # before opening, so that a pipe never is
         self._tile_cache = tile_cache
@@ -82,10 +101,13 @@ class OpenedSlide:
         elif self._direct_levels:
             raise ValueError(f"slide {self.slide_id}: only a described slide can be read directly")
         else:
-            self.levels = _levels_of(self._handle)
+            self.levels = self._read_levels()
 
     def _open_tiles(self, info: SlideInfo) -> TiledJpegReader:
-        found, reasons = find_jpeg_tiles(info.path, levels=info.levels, vendor=info.vendor)
+        try:
+            found, reasons = find_jpeg_tiles(info.path, levels=info.levels, vendor=info.vendor)
+        except OSError as error:
+            raise unreadable(info, error) from error
         for level in sorted(self._direct_levels):
             if level not in found:
                 what = f"level {level} of {self.path} cannot be read directly: {reasons.get(level, 'there is none')}"
@@ -98,19 +120,50 @@ class OpenedSlide:
     @property
     def _handle(self) -> openslide.OpenSlide:
         if self._openslide is None:
-            try:
-                self._openslide = openslide.OpenSlide(self.path)
+            with self._refusals(f"cannot open {self.path}"):
+                handle = openslide.OpenSlide(self.path)
                 if self._tile_cache is not None:
-                    self._openslide.set_cache(self._tile_cache)
-            except openslide.OpenSlideError as error:
-                message = f"slide {self.slide_id}: cannot open {self.path}: {error}."
-                raise SlideError(message, REMEDY_DAMAGED) from error
+                    handle.set_cache(self._tile_cache)
+                self._openslide = handle
         return self._openslide
+
+    def _read_levels(self) -> tuple[SlideLevel, ...]:
+        try:
+            with self._refusals(f"cannot open {self.path}"):
+                return _levels_of(self._handle)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def _refusals(self, what: str) -> Iterator[None]:
+        """Turn an error of OpenSlide into one of the slide, raised from that of the system if that is behind it."""
+        try:
+            yield
+        except openslide.OpenSlideError as error:
+            trouble = self._trouble()
+            said = f"{error}" if trouble is None else f"{error} ({trouble.strerror})"
+            cause = trouble or error
+            remedy = REMEDY_DAMAGED if errno_of(cause) is None else REMEDY_UNREADABLE
+            message = f"slide {self.slide_id}: {what}: {said}."
+            raise SlideError(message, remedy, path=_place_of(self._slide)) from cause
+
+    def _trouble(self) -> OSError | None:
+        """Return what the system says to reading the slide's files; OpenSlide does not always repeat it."""
+        try:
+            for path in self._files:
+                with path.open("rb", buffering=0) as stream:
+                    stream.read(1)
+        except OSError as error:
+            return error
+        return None
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """What the file says of itself, by OpenSlide's names."""
-        return dict(self._handle.properties)
+        """What the file says of itself, by OpenSlide's names; without what has a name that is no text."""
+        with self._refusals(f"cannot read the properties of {self.path}"):
+            stated = self._handle.properties
+            return {name: value for name in stated if (value := stated.get(name)) is not None}
 
     def reads_tiles(self, level: int) -> bool:
         """Whether regions of a level may overlap, or be small, without any tile being decoded twice."""
@@ -121,16 +174,27 @@ class OpenedSlide:
         try:
             stats = [path.stat() for path in self._files]
         except OSError as error:
-            what = f"cannot find {error.filename}: {error.strerror}"
-            raise SlideError(f"slide {self.slide_id}: {what}.", "Restore the file, or leave the slide out.") from error
+            message = f"slide {self.slide_id}: cannot find {error.filename}: {error.strerror}."
+            remedy = "Restore the file, or leave the slide out."
+            raise SlideError(message, remedy, path=_place_of(self._slide)) from error
         if not all(stat.S_ISREG(entry.st_mode) for entry in stats):
             raise SlideError(f"slide {self.slide_id}: {self.path} is not a regular file.", REMEDY_DAMAGED)
-        return tuple((entry.st_size, entry.st_mtime_ns) for entry in stats)
+        return tuple((entry.st_size, entry.st_mtime_ns, entry.st_ino, entry.st_ctime_ns) for entry in stats)
 
     def check_unchanged(self) -> None:
-        """Raise `SlideError` when a file of the slide was replaced, changed or removed since it was opened."""
-        if self._stat_files() != self.stamp:
+        """Raise `SlideError` when a file of the slide was replaced, changed or removed since it was opened.
+
+        A file that only changed its owner, its rights or its number of names is the same; its fingerprint tells.
+        """
+        stamp = self._stat_files()
+        if stamp == self.stamp:
+            return
+        looks_same = [entry[:2] for entry in stamp] == [entry[:2] for entry in self.stamp]
+        if not (looks_same and isinstance(self._slide, SlideInfo)) or self._slide.fingerprint != fingerprint_of(
+            self._slide
+        ):
             raise SlideError(f"slide {self.slide_id}: {self.path} changed while it was open.", REMEDY_REPLACED)
+        self.stamp = stamp
 
     def read_region(self, level: int, *, x_l0: int, y_l0: int, w_lv_px: int, h_lv_px: int) -> RgbImage:
         """Return a region of a level, ``(h_lv_px, w_lv_px, 3)`` uint8, C-contiguous, from level-0 pixel (x, y) on.
@@ -157,12 +221,10 @@ class OpenedSlide:
         h_read_px = min(h_lv_px, math.ceil(size.height_px - y_l0 / size.downsample))
         if w_read_px <= 0 or h_read_px <= 0:
             return np.full((h_lv_px, w_lv_px, 3), 255, dtype=np.uint8)
-        try:
-            image = self._handle.read_region((x_l0, y_l0), level, (w_read_px, h_read_px))
-        except openslide.OpenSlideError as error:
-            where = f"{w_read_px} x {h_read_px} px of level {level} at level-0 pixel ({x_l0}, {y_l0})"
-            message = f"slide {self.slide_id}: cannot read {where} of {self.path}: {error}."
-            raise SlideError(message, REMEDY_DAMAGED) from error
+        where = f"{w_read_px} x {h_read_px} px of level {level} at level-0 pixel ({x_l0}, {y_l0})"
+        handle = self._handle  # whose opening has a message of its own
+        with self._refusals(f"cannot read {where} of {self.path}"):
+            image = handle.read_region((x_l0, y_l0), level, (w_read_px, h_read_px))
         rgba = np.asarray(image)
         covered = _composite_on_white(rgba)
         if self._pixel_map is not None:
@@ -202,6 +264,9 @@ def _composite_on_white(rgba: RgbImage) -> RgbImage:
     """Return ``rgba`` ((H, W, 4), straight alpha) on white, ``(H, W, 3)``."""
     rgb = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB).astype(np.uint8, copy=False)
     if rgba[..., 3].min() == 255:
+        return rgb
+    if rgba[..., 3].max() == 0:  # as are large parts of slides with missing tiles
+        rgb.fill(255)
         return rgb
     for y in range(0, len(rgba), 256):  # in strips, to bound the memory of the wide integers
         alpha = rgba[y : y + 256, :, 3:].astype(np.uint16)

@@ -29,6 +29,10 @@ OVERVIEW_TOLERANCE = 0.15
 SNAP_TOLERANCE = 1e-9
 """Relative difference between scale and downsample that is rounding, not resampling."""
 
+SHAPE_TOLERANCE = 0.1
+"""Relative difference between a level's reduction in width and in height that padding to whole tiles explains."""
+SHAPE_ROUNDING_PX = 2
+
 RUN_OVERRIDE = "run override"
 SLIDE_OVERRIDE = "slide override"
 FROM_PROPERTY = "property"
@@ -214,9 +218,14 @@ def choose_overview(levels: Sequence[SlideLevel], *, target_downsample: float, m
 
 
 def _coarsest_level_within(levels: Sequence[SlideLevel], *, downsample: float, tolerance: float) -> int:
-    """Return the index of the coarsest level that is at most ``downsample * (1 + tolerance)``, else 0."""
+    """Return the index of the coarsest level that is at most ``downsample * (1 + tolerance)``, else 0.
+
+    Levels of another shape than level 0 show something else, or are damaged.
+    """
     limit = downsample * (1 + tolerance)
-    indices = [index for index, level in enumerate(levels) if level.downsample <= limit]
+    indices = [
+        index for index, level in enumerate(levels) if level.downsample <= limit and _has_shape_of(level, levels[0])
+    ]
     return max(indices, key=lambda index: levels[index].downsample, default=0)
 
 
@@ -226,7 +235,21 @@ def _level_at(info: SlideInfo, *, index: int) -> SlideLevel:
             f"slide {info.slide_id} has no level {index}, only 0 to {len(info.levels) - 1} ({info.path}).",
             "Choose a lower --level, or --mpp, which works on every slide of known resolution.",
         )
-    return info.levels[index]
+    level = info.levels[index]
+    if not _has_shape_of(level, info.levels[0]):
+        raise SlideError(
+            f"slide {info.slide_id}: level {index}, {level.width_px} x {level.height_px} px, does not have the shape "
+            f"of level 0, {info.width_l0_px} x {info.height_l0_px} px ({info.path}).",
+            "The file is damaged, or the level shows something else: choose another --level, or leave the slide out.",
+        )
+    return level
+
+
+def _has_shape_of(level: SlideLevel, level_0: SlideLevel) -> bool:
+    """Return whether a level is as much smaller in width as in height, but for rounding and padding."""
+    x, y = level_0.width_px / level.width_px, level_0.height_px / level.height_px
+    rounding = SHAPE_ROUNDING_PX / min(level.width_px, level.height_px)
+    return max(x, y) <= min(x, y) * (1 + SHAPE_TOLERANCE + rounding)
 
 
 def _scale_for(info: SlideInfo, *, target_um_per_px: float) -> Scale:

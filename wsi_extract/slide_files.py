@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import fsencode
 from pathlib import Path
@@ -17,6 +17,10 @@ from wsi_extract.model import SlideFile, SlideInfo
 from wsi_extract.slide_names import SLIDE_EXTENSIONS, slide_id_of
 
 _REMEDY_DAMAGED = "The file is damaged, incomplete or not a slide: replace it, or leave it out."
+
+SeriesOf = Callable[[Sequence[Path]], Mapping[Path, str | None]]
+"""Returns the series that each of some DICOM files belongs to, ``None`` when it cannot be opened; describing it tells
+why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +33,7 @@ class FoundSlides:
     """Visible files that are no slides by their extension, and pipes or devices that carry a slide's extension."""
 
 
-def find_slide_files(folder: Path, *, series_of: Callable[[Path], str | None]) -> FoundSlides:
+def find_slide_files(folder: Path, *, series_of: SeriesOf) -> FoundSlides:
     """Find every slide below ``folder``, by its extension and without opening it, but for DICOM files.
 
     Links are followed, every real folder is entered once. Hidden files, hidden folders and the data folder beside
@@ -41,7 +45,7 @@ def find_slide_files(folder: Path, *, series_of: Callable[[Path], str | None]) -
     Parameters
     ----------
     series_of
-        Returns the series a DICOM file belongs to, ``None`` when it cannot be opened; describing it tells why.
+        Asked once, for all DICOM files.
     """
     if not folder.is_dir():
         reason = "is not a folder" if folder.exists() else "does not exist"
@@ -91,11 +95,12 @@ def _is_regular_or_missing(path: Path) -> bool:
         return True
 
 
-def _group_dicom(candidates: Sequence[Path], *, series_of: Callable[[Path], str | None]) -> list[list[Path]]:
+def _group_dicom(candidates: Sequence[Path], *, series_of: SeriesOf) -> list[list[Path]]:
     """Return the files of each slide, in order of name: one, or all DICOM files of one series in one folder."""
     groups: dict[tuple[Path, str], list[Path]] = {}
+    known = series_of([path for path in sorted(candidates) if path.suffix.lower() == ".dcm"])
     for path in sorted(candidates):
-        series = series_of(path) if path.suffix.lower() == ".dcm" else None
+        series = known.get(path)
         key = (path, "") if series is None else (path.parent, series)
         groups.setdefault(key, []).append(path)
     return list(groups.values())

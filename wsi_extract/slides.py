@@ -1,4 +1,4 @@
-"""The slides of a run: find them, describe them, keep them open, choose who reads them, see them whole.
+"""The slides of a run: find them, keep them open, choose who reads them, see them whole.
 
 Positions are level-0 pixels (``_l0``), sizes are pixels of the level that is read (``_lv``). `OpenedSlide` reads.
 """
@@ -7,34 +7,35 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self, TypeAlias
 
 import cv2
 import numpy as np
-import tifffile
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.caches import DIRECT_CACHE_BYTES, OPENSLIDE_CACHE_BYTES, TILES_BESIDE_MASK_PX
+from wsi_extract.causes import SHORTAGES, TRANSIENT, errno_of, remedy_for
 from wsi_extract.direct_proof import SIDE_PX, find_difference
-from wsi_extract.errors import SlideError
-from wsi_extract.geometry import Rect, Scale
+from wsi_extract.errors import EnvironmentFaultError, SlideError
+from wsi_extract.geometry import Scale
 from wsi_extract.jpeg_tiles import JpegTiles, find_jpeg_tiles
 from wsi_extract.model import SlideFile, SlideInfo
 from wsi_extract.opened_slide import (
-    REMEDY_DAMAGED,
     REMEDY_READER,
     REMEDY_REPLACED,
     ComposerCache,
     FileStamp,
     OpenedSlide,
     openslide_version,
+    unreadable,
 )
 from wsi_extract.reading import ReaderChoice, ReaderMode
-from wsi_extract.resolution import ResolutionOverride, choose_overview, objective_power_of, resolve_um_per_px
-from wsi_extract.slide_files import FoundSlides, find_slide_files, fingerprint_of
+from wsi_extract.resolution import choose_overview
+from wsi_extract.slide_description import describe_slide
+from wsi_extract.slide_files import FoundSlides, SeriesOf, find_slide_files, fingerprint_of
 from wsi_extract.tiled_jpeg import PixelMap, TileCache, TiledJpegReader
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "SlideCache",
     "choose_reader",
     "describe_slide",
+    "dicom_series_of",
     "find_slides",
     "fingerprint_of",
     "openslide_version",
@@ -51,64 +53,38 @@ __all__ = [
 
 _BY_OPENSLIDE = ReaderChoice()
 _CHUNK_PX = 2048  # side of the parts an overview is read in: about 50 MB, and few tiles are cut by their edges
+MAX_OVERVIEW_READ_PX = 2**35
+"""Some ten minutes of decoding."""
 
 
-def find_slides(folder: Path) -> FoundSlides:
-    """Find every slide below ``folder``; DICOM files are opened, see `find_slide_files` for the rules and errors."""
-    return find_slide_files(folder, series_of=_dicom_series_of)
+def _open_each(paths: Sequence[Path]) -> Mapping[Path, str | None]:
+    return {path: dicom_series_of(path) for path in paths}
 
 
-def _dicom_series_of(path: Path) -> str | None:
-    """Return the series a DICOM file belongs to, ``None`` when it cannot be opened; describing it tells why."""
+def find_slides(folder: Path, *, series_of: SeriesOf = _open_each) -> FoundSlides:
+    """Find every slide below ``folder``; DICOM files are opened, see `find_slide_files` for the rules and errors.
+
+    Parameters
+    ----------
+    series_of
+        Opens them; in this process unless it is told otherwise.
+    """
+    return find_slide_files(folder, series_of=series_of)
+
+
+def dicom_series_of(path: Path) -> str | None:
+    """Return the series a DICOM file belongs to, ``None`` when it cannot be opened; describing it tells why.
+
+    Raises `EnvironmentFaultError` when that may change in a moment: a file left out would be a slide of its own.
+    """
     try:
         with OpenedSlide(SlideFile(slide_id=path.stem, path=path)) as slide:
             return slide.properties.get("dicom.SeriesInstanceUID")
-    except SlideError:
+    except SlideError as error:
+        number = errno_of(error)
+        if number in TRANSIENT | SHORTAGES:
+            raise EnvironmentFaultError(error.message, remedy_for(number)) from error
         return None
-
-
-def describe_slide(file: SlideFile, *, override: ResolutionOverride | None) -> SlideInfo:
-    """Open a slide once and return what the run needs to know; `SlideError` when it cannot be opened or trusted."""
-    with OpenedSlide(file) as slide:
-        _refuse_16_bit_grey(slide)
-        um_per_px_xy, source = resolve_um_per_px(slide.properties, override)
-        return SlideInfo(
-            slide_id=file.slide_id,
-            path=file.path,
-            vendor=slide.properties.get("openslide.vendor", "unknown"),
-            levels=slide.levels,
-            um_per_px_xy=um_per_px_xy,
-            um_per_px_source=source,
-            bounds_l0=_bounds_of(slide),
-            objective_power=objective_power_of(slide.properties),
-            fingerprint=fingerprint_of(file),
-            companions=file.companions,
-        )
-
-
-def _refuse_16_bit_grey(slide: OpenedSlide) -> None:
-    """Refuse what OpenSlide's TIFF library decodes wrongly, in silence: the last tile of each row is scrambled."""
-    if slide.properties.get("openslide.vendor") == "generic-tiff":
-        with tifffile.TiffFile(slide.path) as tiff:
-            page = tiff.pages.first
-            if page.samplesperpixel == 1 and page.bitspersample != 8:
-                what = f"{page.bitspersample}-bit grey values, which cannot be read reliably ({slide.path})"
-                raise SlideError(f"slide {slide.slide_id} holds {what}.", "Convert it to 8-bit RGB, or leave it out.")
-
-
-def _bounds_of(slide: OpenedSlide) -> Rect | None:
-    """Return the scanned part of level 0; OpenSlide states all four numbers or none."""
-    stated = [slide.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
-    try:
-        x, y, width, height = (int(text) for text in stated if text is not None)
-    except ValueError:
-        return None
-    size = slide.levels[0]
-    bounds = Rect(x0=max(0, x), y0=max(0, y), x1=min(x + width, size.width_px), y1=min(y + height, size.height_px))
-    if not (bounds.width and bounds.height):
-        what = f"its bounds, {width} x {height} px at ({x}, {y}), lie outside it ({slide.path})"
-        raise SlideError(f"slide {slide.slide_id}: {what}.", REMEDY_DAMAGED)
-    return bounds
 
 
 class SlideCache:
@@ -124,6 +100,7 @@ class SlideCache:
         if max_open < 1:
             raise ValueError(f"at least one slide must be open, got {max_open}")
         self._max_open = max_open
+        self._tile_cache_bytes = tile_cache_bytes
         self._tile_cache = ComposerCache(tile_cache_bytes)
         self._direct_tiles = TileCache(direct_tile_cache_bytes)
         self._open: OrderedDict[_CacheKey, OpenedSlide] = OrderedDict()
@@ -157,13 +134,19 @@ class SlideCache:
             direct_tiles=self._direct_tiles,
             pixel_map=pixel_map,
         )
-        # Reading a file for its fingerprint takes 4 ms: once per process, unless the file was touched since.
-        if self._known.get((info.path, info.fingerprint)) != slide.stamp:
-            if fingerprint_of(info) != info.fingerprint:
-                slide.close()
-                raise SlideError(f"slide {info.slide_id}: {info.path} changed since the run began.", REMEDY_REPLACED)
-            self._known[info.path, info.fingerprint] = slide.stamp
+        try:
+            self._check_fingerprint(info, slide.stamp)
+        except BaseException:
+            slide.close()
+            raise
         return slide
+
+    def _check_fingerprint(self, info: SlideInfo, stamp: FileStamp) -> None:
+        # Reading a file for its fingerprint takes 4 ms: once per process, unless the file was touched since.
+        if self._known.get((info.path, info.fingerprint)) != stamp:
+            if fingerprint_of(info) != info.fingerprint:
+                raise SlideError(f"slide {info.slide_id}: {info.path} changed since the run began.", REMEDY_REPLACED)
+            self._known[info.path, info.fingerprint] = stamp
 
     def evict(self, info: SlideInfo) -> None:
         """Close the slide however it is open. Call it after every error: a handle that failed once fails for ever."""
@@ -171,10 +154,12 @@ class SlideCache:
             self._open.pop(key).close()
 
     def close(self) -> None:
-        """Close every slide, and forget its tiles."""
+        """Close every slide, and forget all that was read of them: after an error none of it is beyond doubt."""
         while self._open:
             self._open.popitem()[1].close()
         self._direct_tiles.clear()
+        self._tile_cache = ComposerCache(self._tile_cache_bytes)
+        self._known.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -195,13 +180,20 @@ def read_overview(
     The coarsest level not coarser than the target is read in chunks and reduced by a whole factor, averaging areas,
     as far as the target or ``max_px`` asks for. Memory stays below 200 MB, whatever the size of the level; decoded
     tiles are dropped afterwards when the overview is so large that what is made of it needs their room.
-    Raises `SlideError` when a part of the level cannot be read.
+    Raises `SlideError` when a part of the level cannot be read, or the level is too large to be read whole.
 
     Returns ``(H, W, 3)`` uint8, whose last row and column may reach over the slide's edge, where they are white, and
     the exact number of level-0 pixels per pixel of it.
     """
     index, factor = choose_overview(info.levels, target_downsample=target_downsample, max_px=max_px)
     level = info.levels[index]
+    if level.width_px * level.height_px > MAX_OVERVIEW_READ_PX:
+        raise SlideError(
+            f"slide {info.slide_id}: where its tissue is could only be seen by reading all of level {index}, "
+            f"{level.width_px} x {level.height_px} px ({info.path}); the limit is {MAX_OVERVIEW_READ_PX / 1e9:.0f} "
+            "billion px.",
+            "Write it anew with lower levels (a pyramid), or leave it out.",
+        )
     width, height = math.ceil(level.width_px / factor), math.ceil(level.height_px / factor)
     rgb = np.empty((height, width, 3), dtype=np.uint8)
     step = max(1, _CHUNK_PX // factor)
@@ -239,7 +231,10 @@ def choose_reader(
     if mode is ReaderMode.OPENSLIDE:
         return ReaderChoice()
     slides.get(info)  # raises what must not be mistaken for a difference
-    tiles, reasons = find_jpeg_tiles(info.path, levels=info.levels, vendor=info.vendor)
+    try:
+        tiles, reasons = find_jpeg_tiles(info.path, levels=info.levels, vendor=info.vendor)
+    except OSError as error:
+        raise unreadable(info, error) from error
     for level in sorted({*levels, patch_level} & tiles.keys()):
         reasons[level] = _difference_of(info, slides, level=level, tiles=tiles[level], seed=seed)
     reason = reasons[patch_level] and f"level {patch_level}: {reasons[patch_level]}"
@@ -256,17 +251,35 @@ def _difference_of(info: SlideInfo, slides: SlideCache, *, level: int, tiles: Jp
     # Without a cache to speak of: no tile is looked at twice, and memory that is used again costs nothing.
     reader = TiledJpegReader(info.slide_id, info.path, levels={level: tiles}, cache=TileCache(0))
 
+    troubles: list[SlideError] = []
+
     def read_direct(x_lv: int, y_lv: int) -> RgbImage:
-        return reader.read_region(level, x_lv=x_lv, y_lv=y_lv, w_px=SIDE_PX, h_px=SIDE_PX)
+        with _noted(troubles):
+            return reader.read_region(level, x_lv=x_lv, y_lv=y_lv, w_px=SIDE_PX, h_px=SIDE_PX)
 
     def read_openslide(x_lv: int, y_lv: int) -> RgbImage:
         try:
-            return slides.get(info).read_region(
-                level, x_l0=x_lv * step, y_l0=y_lv * step, w_lv_px=SIDE_PX, h_lv_px=SIDE_PX
-            )
+            with _noted(troubles):
+                return slides.get(info).read_region(
+                    level, x_l0=x_lv * step, y_l0=y_lv * step, w_lv_px=SIDE_PX, h_lv_px=SIDE_PX
+                )
         except SlideError:
             slides.evict(info)
             raise
 
     with closing(reader):
-        return find_difference(tiles, direct=read_direct, reference=read_openslide, seed=seed)
+        difference = find_difference(tiles, direct=read_direct, reference=read_openslide, seed=seed)
+    if troubles:
+        raise troubles[0]
+    return difference
+
+
+@contextmanager
+def _noted(troubles: list[SlideError]) -> Iterator[None]:
+    """Note errors that the system is behind: they tell nothing of how a reader reads."""
+    try:
+        yield
+    except SlideError as error:
+        if errno_of(error) is not None:
+            troubles.append(error)
+        raise

@@ -9,8 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
+from wsi_extract.csv_table import without_formula
 from wsi_extract.gather import SlideEntry
+from wsi_extract.model import SplitAccount
 from wsi_extract.plans import SurveyRecord
+from wsi_extract.printable import as_printable
 from wsi_extract.reading import ReaderMode
 from wsi_extract.records import BlockDocument, digests_of
 
@@ -25,6 +28,8 @@ CSV_COLUMNS = (
     "n_planned", "n_written", "n_failed", "random", "hard_negative", "mitosis", "grid",
     "target_label", "target_crowd", "target_dropped", "hard_negative_label", "ignore_crowd",
 )  # fmt: skip
+TEXT_COLUMNS = frozenset({"file", "reason", "group", "vendor", "um_per_px_source", "reader_reason", "stain_reason"})
+"""Columns of slides.csv that repeat what files say; ids, numbers and words of ours begin no formula."""
 
 
 class SlideSums:
@@ -87,12 +92,18 @@ def facts_of_survey(survey: SurveyRecord, *, level: int) -> dict[str, object]:
     return {
         "tissue_share": survey.tissue_share,
         "plan_digest": survey.plan_digest,
-        "accounts": [asdict(account) for account in survey.accounts],
+        "accounts": [_account_to_json(account) for account in survey.accounts],
         "reader": READER_DIRECT if level in survey.reader.direct_levels else READER_OPENSLIDE,
         "reader_reason": survey.reader.reason,
         "stain": None if survey.stain is None else survey.stain.method.value,
         "stain_reason": survey.stain_reason,
     }
+
+
+def _account_to_json(account: SplitAccount) -> dict[str, object]:
+    """Return an account with its counts by name: a plan that was read back gives the bytes of one just made."""
+    values = asdict(account)
+    return {key: dict(sorted(value.items())) if isinstance(value, dict) else value for key, value in values.items()}
 
 
 def describe_kept_stains(surveys: Sequence[SurveyRecord]) -> list[str]:
@@ -109,7 +120,7 @@ def describe_kept_stains(surveys: Sequence[SurveyRecord]) -> list[str]:
 
 
 def slides_csv(slides: Sequence[Mapping[str, object]], *, files: Sequence[str]) -> bytes:
-    """Return slides.csv: one row per slide found, the manifest's facts flattened.
+    """Return slides.csv: one row per slide found, the manifest's facts flattened; no cell runs in a spreadsheet.
 
     Parameters
     ----------
@@ -131,5 +142,11 @@ def slides_csv(slides: Sequence[Mapping[str, object]], *, files: Sequence[str]) 
         for counts in (row["patches_by_kind"], row["label_counts"]):
             assert isinstance(counts, dict)
             flat |= counts
+        flat |= {key: as_cell(str(flat[key])) for key in TEXT_COLUMNS & flat.keys()}
         writer.writerow(flat)
     return text.getvalue().encode()
+
+
+def as_cell(text: str) -> str:
+    """Return a text that comes from files as a cell of `TEXT_COLUMNS`."""
+    return without_formula(as_printable(text))

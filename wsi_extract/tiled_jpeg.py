@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -23,6 +24,10 @@ from wsi_extract.jpeg_tiles import APP0, APP14, SOI, JpegTiles, segments_before_
 PixelMap: TypeAlias = Callable[[RgbImage], RgbImage]
 """Changes colours pixel by pixel: (H, W, 3) uint8 -> the same shape, as a new array. Hashable."""
 
+MAX_EXPANSION = 2
+"""No JPEG stream is larger than this many times its pixels, and what may stand beside them."""
+STREAM_EXTRA_BYTES = 2**20
+_REMEDY_UNREADABLE = "Check the disk or the network it lies on and who may read it, or leave the slide out."
 _REMEDY_DAMAGED = (
     "The file is damaged or incomplete: replace it, or leave it out. If OpenSlide shows the place as it should be, "
     "--reader openslide reads it."
@@ -114,12 +119,14 @@ class TiledJpegReader:
         self._stream = bytearray()
         self.n_decoded = 0
         """Tiles decoded so far."""
+        self._file = -1
         try:
             self._file = os.open(path, os.O_RDONLY)
             self._n_file_bytes = os.fstat(self._file).st_size
         except OSError as error:
+            self.close()
             message = f"slide {slide_id}: cannot open {path}: {error.strerror}."
-            raise SlideError(message, _REMEDY_DAMAGED) from error
+            raise SlideError(message, _REMEDY_UNREADABLE, path=path) from error
 
     def read_region(self, level: int, *, x_lv: int, y_lv: int, w_px: int, h_px: int) -> RgbImage:
         """Return a region of a level, ``(h_px, w_px, 3)`` uint8, C-contiguous, white where the level ends.
@@ -166,7 +173,7 @@ class TiledJpegReader:
                 stream, colorspace="RGB", fastdct=False, fastupsample=False, buffer=tile, strict=True
             )
         except (ValueError, OSError) as error:
-            self._refuse(level, index, str(error))
+            self._refuse(level, index, error)
         self.n_decoded += 1
         if self._pixel_map is not None:
             tile = self._pixel_map(tile)
@@ -179,6 +186,8 @@ class TiledJpegReader:
         offset, start = int(tiles.offsets[index]), len(tiles.header)
         if n_bytes <= 0 or offset + n_bytes > self._n_file_bytes:
             raise ValueError(f"its {n_bytes} bytes at {offset} are not in the file")
+        if n_bytes > MAX_EXPANSION * tiles.tile_w_px * tiles.tile_h_px * 3 + STREAM_EXTRA_BYTES:
+            raise ValueError(f"its {n_bytes} bytes are more than its pixels can take")
         if len(self._stream) < start + n_bytes:
             self._stream = bytearray(start + n_bytes)
         self._stream[:start] = tiles.header
@@ -195,13 +204,17 @@ class TiledJpegReader:
         kept = [segment for code, segment in segments if code not in {APP0, APP14}]
         return memoryview(b"".join([tiles.header, *kept, stream[start + scan :]]))
 
-    def _refuse(self, level: int, index: int, reason: str) -> NoReturn:
+    def _refuse(self, level: int, index: int, error: ValueError | OSError) -> NoReturn:
         row, column = divmod(index, self._levels[level][0].n_columns)
-        what = f"cannot decode tile {index} (column {column}, row {row}) of level {level} of {self._path}: {reason}"
-        raise SlideError(f"slide {self._slide_id}: {what}.", _REMEDY_DAMAGED)
+        where = f"tile {index} (column {column}, row {row}) of level {level} of {self._path}"
+        if isinstance(error, OSError):
+            message = f"slide {self._slide_id}: cannot read {where}: {error.strerror}."
+            raise SlideError(message, _REMEDY_UNREADABLE, path=self._path) from error
+        raise SlideError(f"slide {self._slide_id}: cannot decode {where}: {error}.", _REMEDY_DAMAGED) from error
 
     def close(self) -> None:
         """Release the file; harmless when repeated."""
         if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            file, self._file = self._file, -1
+            with suppress(OSError):  # of a mount that has gone; nothing was written
+                os.close(file)

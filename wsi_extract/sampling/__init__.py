@@ -17,12 +17,14 @@ which that is so, within the jitter. Nothing is clamped, so patches do not pile 
 """
 
 from wsi_extract.sampling.coverage import CoverageScene, needed_chunks
+from wsi_extract.sampling.grid import MAX_PATCHES, check_grid, count_positions
 from wsi_extract.sampling.online import Balance, OnlineDraw, OnlineLaw, OnlineOptions
 from wsi_extract.sampling.online_slide import OnlineSlide
 from wsi_extract.sampling.options import SamplingOptions, stride_from_overlap
 from wsi_extract.sampling.plan import plan_slide
 
 __all__ = [
+    "MAX_PATCHES",
     "Balance",
     "CoverageScene",
     "OnlineDraw",
@@ -30,6 +32,8 @@ __all__ = [
     "OnlineOptions",
     "OnlineSlide",
     "SamplingOptions",
+    "check_grid",
+    "count_positions",
     "needed_chunks",
     "plan_slide",
     "stride_from_overlap",

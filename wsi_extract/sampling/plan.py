@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsi_extract.arrays import FloatArray, IntArray
+from wsi_extract.errors import SlideError
 from wsi_extract.geometry import Rect, out_from_l0_domain
 from wsi_extract.model import (
     ANCHOR_ROLE,
@@ -22,7 +23,7 @@ from wsi_extract.model import (
 )
 from wsi_extract.sampling.anchored import Anchors, draw_anchored, find_anchors
 from wsi_extract.sampling.draft import QUOTA_KINDS, Draft, account_of, requested_kinds, table_of
-from wsi_extract.sampling.grid import grid_origins
+from wsi_extract.sampling.grid import MAX_PATCHES, REMEDY_STRIDE, grid_origins
 from wsi_extract.sampling.law import effective_shares, quotas
 from wsi_extract.sampling.options import SamplingOptions
 from wsi_extract.sampling.random_draw import NO_TISSUE, draw_random
@@ -90,6 +91,8 @@ def plan_slide(
     ------
     ValueError
         When a split has two domains, or ``min_margin_px`` leaves no room in a patch.
+    SlideError
+        When the grid has more patches than a plan may hold.
     """
     scenes = [
         _Scene(
@@ -123,6 +126,8 @@ def _draft_grid(scene: _Scene) -> Draft:
         stride_px=scene.options.stride_px,
         rule=_tissue_rule(scene, unwanted_l0=np.empty((0, 2), dtype=np.float64)),
     )
+    if len(origins) > MAX_PATCHES:
+        raise SlideError(f"slide {scene.slide_id}: a grid of more than {MAX_PATCHES:,} patches.", REMEDY_STRIDE)
     kind = np.full(len(origins), PatchKind.GRID, dtype=np.int8)
     return Draft(
         split=scene.split,

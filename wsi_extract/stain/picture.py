@@ -14,6 +14,8 @@ from wsi_extract.errors import InputError
 
 MAX_PICTURE_PX = 50_000_000
 """Decoding takes 13 bytes per pixel, 21 with transparency; of more than a million pixels only some are looked at."""
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM", "GIF", "WEBP")
+"""What is decoded: formats of pixels. Others, such as PostScript, are programs, which Pillow has others run."""
 _REMEDY = "Give a PNG or JPEG picture."
 
 
@@ -58,7 +60,7 @@ def _open(path: Path) -> Image.Image:
     """Return the picture, of which only the header was read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-        return Image.open(path)
+        return Image.open(path, formats=FORMATS)
 
 
 def _check_size(path: Path, *, n_px: int) -> None:
