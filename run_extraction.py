@@ -1,34 +1,37 @@
 """The main job: slides and annotations in, a COCO data set out. ``python run_extraction.py --help`` lists all settings.
 
 Exit codes: 0 complete; 2 bad usage, config or input; 3 finished, but some slides failed; 5 the machine failed,
-resumable; 6 the output folder belongs to another run or is damaged; 130 or 143 interrupted, resumable.
+resumable; 6 the output folder belongs to another run or is damaged; 129, 130 or 143 interrupted by SIGHUP (the terminal
+was closed), SIGINT (Ctrl-C) or SIGTERM, resumable.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from enum import Enum
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from wsi_extract.start import Imports, describe_missing, run_program
 
-from wsi_extract.config import SECTIONS, RunConfig, load_config
-from wsi_extract.config_sources import parse_flag, read_extraction_object
-from wsi_extract.errors import ConfigError, EnvironmentFaultError, WsiExtractError
-from wsi_extract.interrupts import Check, Terminated, held, stoppable
+with Imports(__name__):
+    import argparse
+    import os
+    import sys
+    import tempfile
+    from collections.abc import Iterator, Sequence
+    from contextlib import contextmanager
+    from enum import Enum
+    from functools import partial
+    from pathlib import Path
+    from typing import TYPE_CHECKING, get_args
+
+    from wsi_extract.config import SECTIONS, RunConfig, load_config
+    from wsi_extract.config_sources import parse_flag, read_extraction_object
+    from wsi_extract.errors import ConfigError, EnvironmentFaultError, WsiExtractError
+    from wsi_extract.interrupts import Check, exit_code_of, held, stoppable
+    from wsi_extract.printable import as_one_line, as_printable
 
 if TYPE_CHECKING:
+    from wsi_extract.clusters import TlsFiles
     from wsi_extract.tasks import Executor
 
 EXIT_PARTIAL = 3
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "config.json"
 
 
@@ -108,9 +111,11 @@ def read_settings(argv: Sequence[str] | None) -> RunConfig:
 def open_executor(config: RunConfig) -> Iterator[Executor]:
     """Yield what runs the tasks: this process, a cluster on this machine, or an existing cluster.
 
-    Unless the number of workers is given, it is this process first, and a cluster only if that takes a while.
+    Unless the number of workers is given, it is this process first, and a cluster only if that takes a while, or if the
+    last run died, or a slide is known to kill its reader: whatever it did to that process, it shall not do to this one.
     """
     from wsi_extract import machine  # noqa: PLC0415  # heavy imports wait until the flags are known to be good
+    from wsi_extract.hang_watch import AGAIN, WITH_WORKERS  # noqa: PLC0415
     from wsi_extract.slides import SlideCache  # noqa: PLC0415
     from wsi_extract.tasks import ElasticExecutor, SerialExecutor, keep_to_one_thread  # noqa: PLC0415
 
@@ -122,16 +127,45 @@ def open_executor(config: RunConfig) -> Iterator[Executor]:
         with open_cluster(config, n_workers=n_workers, memory_bytes=memory_bytes) as executor:
             yield executor
         return
+    reason = _why_isolate(config.output_dir)
+    if reason:
+        _say_what_killed(config, reason)
     keep_to_one_thread()
     with SlideCache() as slides:
-        if n_workers <= 1:
-            yield SerialExecutor(slides=slides, worker_memory_bytes=memory_bytes)
+        if config.workers == 0:
+            yield SerialExecutor(slides=slides, worker_memory_bytes=memory_bytes, task_timeout_s=config.task_timeout_s)
             return
-        start = partial(open_cluster, config, n_workers=n_workers, memory_bytes=memory_bytes)
         with ElasticExecutor(
-            slides=slides, n_workers=n_workers, worker_memory_bytes=memory_bytes, open_cluster=start
+            slides=slides,
+            n_workers=max(1, n_workers),
+            worker_memory_bytes=memory_bytes,
+            open_cluster=partial(open_cluster, config, n_workers=max(1, n_workers), memory_bytes=memory_bytes),
+            isolate=bool(reason),
+            task_timeout_s=config.task_timeout_s,
+            hang_advice=WITH_WORKERS if config.dry_run else AGAIN,  # a dry run leaves no mark
         ) as elastic:
             yield elastic
+
+
+def _why_isolate(output_dir: Path) -> str:
+    """Return why no slide should be read in this process, after what happened to earlier runs; empty when any may."""
+    from wsi_extract.fault_records import have_workers_died  # noqa: PLC0415
+    from wsi_extract.folder_lock import ended_hard  # noqa: PLC0415
+
+    if ended_hard(output_dir):
+        return f"the last run in {output_dir} died without coming to an end"
+    return f"a slide has killed its reader in an earlier run in {output_dir}" if have_workers_died(output_dir) else ""
+
+
+def _say_what_killed(config: RunConfig, what: str) -> None:
+    if config.workers == 0:
+        _warn(f"{what}; if one slide is the cause, leave --workers 0 out: then it costs that slide only")
+    else:
+        _warn(f"{what}; slides are read in worker processes from the beginning, in case one of them is the cause")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {as_one_line(text)}", file=sys.stderr, flush=True)
 
 
 def _refuse_starved_workers(n_workers: int, *, memory_bytes: int) -> None:
@@ -165,9 +199,12 @@ def open_cluster(config: RunConfig, *, n_workers: int, memory_bytes: int) -> Ite
     with held():
         from wsi_extract import schedule  # noqa: PLC0415
 
+    warning = schedule.warning_about(config.scheduler or config.dashboard_address)
+    if warning:
+        _warn(warning)
     known_memory: int | None = memory_bytes
     if config.scheduler is not None:
-        cluster = schedule.existing_cluster(config.scheduler)
+        cluster = schedule.existing_cluster(config.scheduler, tls=_tls_files(config))
         if config.worker_memory_mb is None:
             known_memory = None
     else:
@@ -176,23 +213,40 @@ def open_cluster(config: RunConfig, *, n_workers: int, memory_bytes: int) -> Ite
         )
     with cluster as client, dask_report(config) as report_path:
         print(f"dashboard: {client.dashboard_link}", flush=True)
-        with schedule.dask_executor(client, worker_memory_bytes=known_memory, report_path=report_path) as executor:
+        with schedule.dask_executor(
+            client,
+            worker_memory_bytes=known_memory,
+            report_path=report_path,
+            task_timeout_s=config.task_timeout_s,
+        ) as executor:
             yield executor
+
+
+def _tls_files(config: RunConfig) -> TlsFiles | None:
+    from wsi_extract.clusters import TlsFiles  # noqa: PLC0415
+
+    if config.tls_ca_file is None or config.tls_cert is None or config.tls_key is None:
+        return None
+    return TlsFiles(ca_file=config.tls_ca_file, cert=config.tls_cert, key=config.tls_key)
 
 
 @contextmanager
 def dask_report(config: RunConfig) -> Iterator[Path | None]:
-    """Yield where Dask may write its report, and move it into the output folder if the run came to own that."""
-    from wsi_extract.layout import DASK_REPORT, run_path  # noqa: PLC0415
+    """Yield where Dask may write its report, and bring it into the output folder of a run that came to its end."""
+    from wsi_extract.files import write_atomically  # noqa: PLC0415
+    from wsi_extract.layout import DASK_REPORT  # noqa: PLC0415
 
     if config.dry_run:
         yield None
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         report = Path(scratch) / DASK_REPORT
         yield report
-        if report.is_file() and run_path(config.output_dir).is_file():
-            shutil.move(report, config.output_dir / DASK_REPORT)
+        try:
+            if report.is_file():
+                write_atomically(config.output_dir / DASK_REPORT, report.read_bytes())
+        except OSError as error:  # of no worth beside the data set, which is finished
+            _warn(f"Dask's report could not be kept: {error}")
 
 
 def extract(config: RunConfig, *, check_signals: Check) -> int:
@@ -200,8 +254,10 @@ def extract(config: RunConfig, *, check_signals: Check) -> int:
     _limit_native_threads()
     with held():  # libraries that are interrupted while they are loaded fail in ways of their own
         from wsi_extract.console import ConsoleReporter, make_console  # noqa: PLC0415
+        from wsi_extract.folder_lock import refuse_locked  # noqa: PLC0415
         from wsi_extract.pipeline import run  # noqa: PLC0415
 
+    refuse_locked(config.output_dir)  # before a cluster is started
     reporter = ConsoleReporter(config, console=make_console(), check_signals=check_signals)
     with open_executor(config) as executor:
         try:
@@ -213,19 +269,41 @@ def extract(config: RunConfig, *, check_signals: Check) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code; every error a user can mend is one message, not a traceback."""
-    try:
-        with stoppable() as check_signals:
+    with stoppable() as check_signals:
+        try:
             return extract(read_settings(argv), check_signals=check_signals)
-    except WsiExtractError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error}. Mend that and give the same command again; finished work is kept.", file=sys.stderr)
-        return EnvironmentFaultError.exit_code
-    except KeyboardInterrupt as error:
+        except BaseException as error:
+            code = _report(error, check_signals=check_signals)
+            if code is None:
+                raise
+            return code
+
+
+def _report(error: BaseException, *, check_signals: Check) -> int | None:
+    """Say what has ended the run and return the exit code, ``None`` for a bug and for what argparse has said."""
+    try:
+        check_signals()  # what a run stumbles over while it is being stopped is no news
+    except KeyboardInterrupt as first:
+        error = first
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted; give the same command again to resume", file=sys.stderr)
-        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+        return exit_code_of(error)
+    if isinstance(error, WsiExtractError):
+        print(f"error: {as_printable(str(error))}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, OSError):
+        what = as_printable(str(error))
+        print(f"error: {what}. Mend that and give the same command again; finished work is kept.", file=sys.stderr)
+        return EnvironmentFaultError.exit_code
+    if isinstance(error, MemoryError):
+        print("error: out of memory. Use fewer --workers or end other programs, and run it again.", file=sys.stderr)
+        return EnvironmentFaultError.exit_code
+    missing = describe_missing(error) if isinstance(error, ImportError) else ""
+    if missing:
+        print(f"error: {missing}", file=sys.stderr)
+        return EnvironmentFaultError.exit_code
+    return None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -10,6 +10,7 @@ from tests.helpers_run import Inputs, extract, make_inputs
 from wsi_extract.dataset import PatchDataset, open_dataset
 from wsi_extract.layout import patch_array_folder, pixel_image_folder, split_folder
 from wsi_extract.storage import Store
+from wsi_extract.tasks import Executor
 
 SETTING_OF = {Store.PNG: "both", Store.ZARR: "both", Store.PIXELS: "pixels"}
 """The setting of the data set a store is read from."""
@@ -29,12 +30,19 @@ def _finished(folder: Path, setting: str, coverage: str | None) -> Path:
 
 
 def run_extraction(
-    inputs: Inputs, out: Path, *, store: str, patches_per_slide: int = 16, coverage: str | None = None
+    inputs: Inputs,
+    out: Path,
+    *,
+    store: str,
+    patches_per_slide: int = 16,
+    coverage: str | None = None,
+    executor: Executor | None = None,
 ) -> None:
     """Extract with the settings of all data sets of the session but those given."""
     extract(
         inputs,
         out,
+        executor=executor,
         store=store,
         patches_per_slide=patches_per_slide,
         coverage=coverage,

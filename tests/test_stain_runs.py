@@ -75,6 +75,11 @@ def test_the_stain_target_is_part_of_the_data_set_but_its_name_is_not(tmp_path: 
     with pytest.raises(IntegrityError, match="stain_target"):
         extract(inputs, first, stain_norm="macenko", stain_target=str(darker))
     assert (first / MANIFEST).is_file()
+    copy.unlink()  # what it was measured to be stands in run.json
+    extract(inputs, first, stain_norm="macenko", stain_target=str(copy))
+    assert problems(first, renamed) == []
+    with pytest.raises(InputError):
+        extract(inputs, first, stain_norm="macenko", stain_target=str(copy), fresh=True)
 
 
 def test_the_table_of_slides_may_differ_in_the_reader_only(tmp_path: Path) -> None:

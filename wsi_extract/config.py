@@ -6,12 +6,11 @@ unknown keys, wrong types and values out of range are refused, all of them in on
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from wsi_extract.config_problems import describe_problems, shortened
 from wsi_extract.errors import ConfigError
 from wsi_extract.reading import ReaderMode, StainNorm
 from wsi_extract.storage import LEVELS, CodecName, Coverage, PngEncoder, Store
@@ -38,9 +38,19 @@ def _refuse_blank(path: object) -> object:
     return path
 
 
-FilePath = Annotated[Path, BeforeValidator(_refuse_blank), AfterValidator(lambda path: path.expanduser().absolute())]
+def _as_absolute(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path must not hold NUL")
+    try:
+        return path.expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # ~somebody, who is unknown here; a current folder that was deleted
+        raise ValueError(str(error)) from error
+
+
+FilePath = Annotated[Path, BeforeValidator(_refuse_blank), AfterValidator(_as_absolute)]
 """A path of this machine, absolute, because workers may have another working directory."""
 
+WEEK_S = 7 * 24 * 3600
 MIXTURES: Mapping[str, tuple[float, float, float]] = {
     "ccmct": (0.1, 0.4, 0.5),
     "midog": (0.5, 0.0, 0.5),
@@ -179,12 +189,22 @@ class RunConfig(BaseModel):
     workers: int | None = Field(
         None, ge=0, description="processes; 0: serial, without Dask; default: one per core, once there is enough to do"
     )
-    scheduler: str | None = Field(None, pattern=r"^(tcp|tls)://", description="existing Dask cluster, tcp://HOST:8786")
+    scheduler: str | None = Field(
+        None, pattern=r"^(tcp|tls)://", description="existing Dask cluster, tcp://HOST:8786 or tls://HOST:8786"
+    )
+    tls_ca_file: FilePath | None = Field(
+        None, description="certificate authority of a tls:// scheduler, PEM; with --tls_cert and --tls_key"
+    )
+    tls_cert: FilePath | None = Field(None, description="own certificate for a tls:// scheduler, PEM")
+    tls_key: FilePath | None = Field(None, description="private key of --tls_cert, PEM")
     dashboard_address: str = Field(
         "127.0.0.1:8787", pattern=r"^\S*:\d{1,5}$", description="where the local cluster's dashboard listens"
     )
     worker_memory_mb: int | None = Field(
         None, ge=64, description="memory each worker may use, MB; default: its share of 85 % of the machine's"
+    )
+    task_timeout_s: int = Field(
+        900, ge=10, le=WEEK_S, description="seconds after which a slide that is being read counts as hanging"
     )
     on_partial: Literal["fail", "warn"] = Field(
         "fail", description="exit code when slides failed: 3 (fail) or 0 (warn)"
@@ -211,6 +231,7 @@ class RunConfig(BaseModel):
             if getattr(self, first) is not None and second in self.model_fields_set:
                 problems.append(f"{first} and {second}: give one of them")
         problems += self._problems_of_pixels()
+        problems += self._problems_of_cluster()
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -228,8 +249,19 @@ class RunConfig(BaseModel):
         name = self.codec or CodecName.ZSTD
         low, high, _ = LEVELS[name]
         if self.codec_level is not None and not low <= self.codec_level <= high:
-            problems.append(f"codec_level: {name} has levels {low} to {high}, got {self.codec_level}")
+            got = shortened(str(self.codec_level))
+            problems.append(f"codec_level: {name} has levels {low} to {high}, got {got}")
         return problems
+
+    def _problems_of_cluster(self) -> list[str]:
+        files = {"tls_ca_file": self.tls_ca_file, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
+        missing = [name for name, path in files.items() if path is None]
+        is_encrypted = self.scheduler is not None and self.scheduler.startswith("tls://")
+        if is_encrypted and missing:
+            return [f"scheduler {shortened(str(self.scheduler))}: {', '.join(missing)} missing"]
+        if not is_encrypted and len(missing) < len(files):
+            return ["tls_ca_file, tls_cert and tls_key: they belong to --scheduler tls://HOST:8786"]
+        return []
 
     @property
     def shares(self) -> tuple[float, float, float]:
@@ -288,23 +320,22 @@ STORE_FIELDS = frozenset({"store", "png_encoder", "codec", "codec_level", "cover
 """Settings that change how pixels are kept, and nothing else."""
 
 RUN_FIELDS = frozenset(
-    {"reader", "workers", "scheduler", "dashboard_address", "worker_memory_mb", "on_partial", "dry_run", "fresh"}
+    {
+        "reader",
+        "workers",
+        "scheduler",
+        "tls_ca_file",
+        "tls_cert",
+        "tls_key",
+        "dashboard_address",
+        "worker_memory_mb",
+        "task_timeout_s",
+        "on_partial",
+        "dry_run",
+        "fresh",
+    }
 )
 """Settings that never change the output."""
-
-
-def _describe_problem(problem: Mapping[str, Any], *, origin: Mapping[str, str]) -> str:
-    key = str(problem["loc"][0]) if problem["loc"] else ""
-    where = origin.get(key, f"extraction.{key}" if key else "extraction")
-    match problem["type"]:
-        case "extra_forbidden":
-            near = difflib.get_close_matches(key, RunConfig.model_fields, n=1, cutoff=0.5)
-            return f"{where}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
-        case "missing" if len(problem["loc"]) == 1:
-            return f"--{key} is required (or '{key}' in the config file's extraction object)"
-        case "value_error" if not key:
-            return str(problem["ctx"]["error"])
-    return f"{where}: {problem['msg'].lower().replace('input should', 'should')}, got {json.dumps(problem['input'])}"
 
 
 RIVALS = (
@@ -329,12 +360,13 @@ def load_config(file_values: Mapping[str, object], flag_values: Mapping[str, obj
     Raises
     ------
     ConfigError
-        Listing every problem, one per line, with the nearest valid key for unknown ones.
+        Listing the problems, one per line, with the nearest valid key for unknown ones.
     """
     origin = {key: f"--{key}" for key in flag_values}
     try:
         return RunConfig.model_validate_json(json.dumps({**_without_rivals(file_values, flag_values), **flag_values}))
     except ValidationError as error:
-        problems = [_describe_problem(problem, origin=origin) for problem in error.errors()]
-        lines = "\n".join(f"  {line}" for line in dict.fromkeys(problems))
-        raise ConfigError(f"the settings cannot be used:\n{lines}") from error
+        lines = describe_problems(error.errors(), origin=origin, known=RunConfig.model_fields)
+        raise ConfigError("the settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from error
+    except (ValueError, RecursionError) as error:  # numbers and depths that JSON cannot have here
+        raise ConfigError(f"the settings cannot be used: {error}.") from error

@@ -14,21 +14,27 @@ change the result. This module knows no scheduler: the executor is handed in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from wsi_extract.claim import check_folder, claim_folder, sweep_temporaries
+from wsi_extract.claim import check_folder, claim_folder, refuse_foreign
+from wsi_extract.clearing import sweep_temporaries
 from wsi_extract.config import RunConfig
-from wsi_extract.errors import InputError
+from wsi_extract.disk_room import DiskRoom
+from wsi_extract.errors import EnvironmentFaultError, InputError
 from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan
 from wsi_extract.finish import Finished, describe_shortfall, finish_run
+from wsi_extract.folder_lock import locked, refuse_locked
 from wsi_extract.gather import Inputs, SlideStatus, gather_inputs
+from wsi_extract.layout import run_path
 from wsi_extract.model import Fault
 from wsi_extract.pixel_loop import PixelLoop
 from wsi_extract.pixels import check_pixel_frame
 from wsi_extract.preflight import check_memory, describe_run, stain_target, surroundings
 from wsi_extract.publish import publish_stores
+from wsi_extract.run_claims import check_claim, run_digest
 from wsi_extract.stain import StainTarget
 from wsi_extract.storage import Store
 from wsi_extract.stores.png import check_encoder
@@ -36,6 +42,7 @@ from wsi_extract.stores.zarr_json import check_node_name
 from wsi_extract.survey_loop import STAGE as SURVEY
 from wsi_extract.survey_loop import SurveyLoop
 from wsi_extract.tasks import Executor, Task, n_workers_used
+from wsi_extract.versions import check_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +72,74 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
         When the output folder belongs to another run.
     """
     started = datetime.now(UTC)
+    check_versions()
+    refuse_locked(config.output_dir)  # before all slides are opened, as the next two
+    refuse_foreign(config.output_dir)
+    _refuse_lost_slides(config)
     if config.store.has_png:
         check_encoder(config.pixel_encoder)
-    target = stain_target(config)  # before all slides are opened
+    if config.dry_run:
+        work = _prepare(config, executor=executor, reporter=reporter)
+        check_folder(config.output_dir, description=work.description, failed=work.failed, fresh=config.fresh)
+        plan, _, _ = _plan_and_extract(work)
+        return RunResult(plan=plan, finished=None)
+    # Before any slide is opened: one that kills this process on being opened leaves the mark of a hard end as well.
+    with locked(config.output_dir, command="run_extraction.py") as lock:
+        if not lock.is_exclusive:
+            reporter.warn(f"{config.output_dir} cannot be locked: make sure that no other run writes there.")
+        work = _prepare(config, executor=executor, reporter=reporter)
+        claim_folder(config.output_dir, description=work.description, failed=work.failed, fresh=config.fresh)
+        return _write(work, started=started)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What a run does, once its input is known."""
+
+    config: RunConfig
+    inputs: Inputs
+    target: StainTarget | None
+    executor: Executor
+    reporter: Reporter
+    worker_bytes: int
+    description: dict[str, object]
+    """What the output depends on."""
+
+    @property
+    def failed(self) -> list[str]:
+        """Ids of slides that could not be opened."""
+        return [entry.file.slide_id for entry in self.inputs.entries if entry.status is SlideStatus.FAILED]
+
+
+def _prepare(config: RunConfig, *, executor: Executor, reporter: Reporter) -> _Work:
+    """Look at all input, and refuse what cannot be used."""
+    target = stain_target(config)
     inputs = gather_inputs(config, executor=executor, progress=reporter)
     _check_store(config, inputs)
     reporter.show_inputs(inputs)
-    needed_bytes = check_memory(config, inputs, executor=executor)
-    description = describe_run(config, inputs, target=target)
-    failed = [entry.file.slide_id for entry in inputs.entries if entry.status is SlideStatus.FAILED]
-    claim = check_folder if config.dry_run else claim_folder
-    claim(config.output_dir, description=description, failed=failed, fresh=config.fresh)
-    plan, extraction = _plan_and_extract(
-        config, inputs, target=target, executor=executor, reporter=reporter, worker_bytes=needed_bytes
+    return _Work(
+        config=config,
+        inputs=inputs,
+        target=target,
+        executor=executor,
+        reporter=reporter,
+        worker_bytes=check_memory(config, inputs, executor=executor),
+        description=describe_run(config, inputs, target=target),
     )
-    if config.dry_run:
-        return RunResult(plan=plan, finished=None)
+
+
+def _write(work: _Work, *, started: datetime) -> RunResult:
+    """Fill an output folder that belongs to the run, and finish it."""
+    config, inputs, executor = work.config, work.inputs, work.executor
+    plan, extraction, room = _plan_and_extract(work)
     if config.store is Store.PIXELS:
-        _write_pixels(config, plan, faults=extraction.faults, executor=executor, reporter=reporter)
+        _write_pixels(work, plan, faults=extraction.faults, room=room)
     sweep_temporaries(config.output_dir)  # of workers that died and were replaced
     outcomes = extraction.outcomes()
+    claim = run_digest(work.description)
+    check_claim(config.output_dir, claim)  # a folder that was moved or deleted must not be made anew, half empty
     publish_stores(config, plan, outcomes=outcomes)
+    check_claim(config.output_dir, claim)
     wall_s = (datetime.now(UTC) - started).total_seconds()
     finished = finish_run(
         config,
@@ -99,8 +153,30 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
             "n_workers": n_workers_used(executor),
         },
     )
-    reporter.show_finished(finished, inputs=inputs, seconds=wall_s)
+    work.reporter.show_finished(finished, inputs=inputs, seconds=wall_s)
     return RunResult(plan=plan, finished=finished)
+
+
+def _refuse_lost_slides(config: RunConfig) -> None:
+    """Refuse to resume without a slide: what was there when the run began is not a mistake of the command.
+
+    Raises
+    ------
+    EnvironmentFaultError
+        When the folder of slides has gone, or holds nothing, since an earlier run.
+    """
+    if not run_path(config.output_dir).is_file():
+        return
+    try:
+        with os.scandir(config.wsi_dir) as entries:
+            reason = "" if next(entries, None) is not None else "is empty"
+    except OSError as error:
+        reason = f"cannot be listed ({error.strerror})"
+    if reason:
+        raise EnvironmentFaultError(
+            f"the slide folder {config.wsi_dir} {reason}, although {config.output_dir} was begun with slides.",
+            "Is the mount still there? Mend it, then run the same command again; finished work is kept.",
+        )
 
 
 def _check_store(config: RunConfig, inputs: Inputs) -> None:
@@ -120,24 +196,19 @@ def _check_store(config: RunConfig, inputs: Inputs) -> None:
             check_pixel_frame(entry.file.slide_id, entry.frame)
 
 
-def _plan_and_extract(
-    config: RunConfig,
-    inputs: Inputs,
-    *,
-    target: StainTarget | None,
-    executor: Executor,
-    reporter: Reporter,
-    worker_bytes: int,
-) -> tuple[RunPlan, ExtractionLoop]:
+def _plan_and_extract(work: _Work) -> tuple[RunPlan, ExtractionLoop, DiskRoom]:
     """Survey all slides, and extract their blocks unless this is a dry run.
 
     Both come from one stream of tasks, so that no worker waits for the last survey.
     """
-    surveys = SurveyLoop(config, inputs, target=target, reporter=reporter)
+    config, inputs, reporter = work.config, work.inputs, work.reporter
+    surveys = SurveyLoop(config, inputs, target=work.target, reporter=reporter)
     extraction = ExtractionLoop(config, inputs, reporter=reporter)
     plan = None
     reporter.begin(SURVEY, total=len(inputs.planned), unit="slides")
-    for result in executor.run(_tasks(config, surveys, extraction)):
+    for result in work.executor.run(_tasks(config, surveys, extraction)):
+        if not config.dry_run:
+            surveys.room.check_reserve()
         if result.task.stage != SURVEY:
             extraction.take(result)
             continue
@@ -146,7 +217,7 @@ def _plan_and_extract(
             extraction.add(survey)
         if surveys.is_complete:
             reporter.end()
-            plan = _decide(surveys, worker_bytes=worker_bytes)
+            plan = _decide(surveys, worker_bytes=work.worker_bytes)
             reporter.show_plan(plan)
             _refuse_empty(plan)
             surveys.room.check(plan.n_bytes)
@@ -156,7 +227,7 @@ def _plan_and_extract(
     if not config.dry_run:
         reporter.end()
         reporter.show_kept(extraction.n_kept, unit="patches")
-    return plan, extraction
+    return plan, extraction, surveys.room
 
 
 def _tasks(config: RunConfig, surveys: SurveyLoop, extraction: ExtractionLoop) -> Iterator[Task | None]:
@@ -187,12 +258,12 @@ def _decide(surveys: SurveyLoop, *, worker_bytes: int) -> RunPlan:
     )
 
 
-def _write_pixels(
-    config: RunConfig, plan: RunPlan, *, faults: dict[str, Fault], executor: Executor, reporter: Reporter
-) -> None:
-    pixels = PixelLoop(config, plan, faults=faults, reporter=reporter)
+def _write_pixels(work: _Work, plan: RunPlan, *, faults: dict[str, Fault], room: DiskRoom) -> None:
+    reporter = work.reporter
+    pixels = PixelLoop(work.config, plan, faults=faults, reporter=reporter)
     reporter.begin("pixels", total=pixels.n_chunks, unit="chunks")
-    for result in executor.run(pixels.tasks()):
+    for result in work.executor.run(pixels.tasks()):
+        room.check_reserve()
         pixels.take(result)
     reporter.end()
     reporter.show_kept(pixels.tally.n_kept, unit="chunks")

@@ -10,16 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 import wsi_extract
 from wsi_extract.blocks import MAX_MASK_PX, WORKER_MEMORY_USE, worker_bytes
-from wsi_extract.config import STORE_FIELDS, RunConfig, Sampling, SplitMode
+from wsi_extract.claim import known_stain_target
+from wsi_extract.config import LOCATION_FIELDS, STORE_FIELDS, RunConfig, Sampling, SplitMode
 from wsi_extract.errors import ConfigError
 from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.gather import Inputs, SlideEntry
 from wsi_extract.geometry import Rect
 from wsi_extract.model import Split
 from wsi_extract.plans import SurveyRecord, digest_of_annotations
+from wsi_extract.printable import as_encodable
 from wsi_extract.reading import StainNorm
 from wsi_extract.resolution import choose_overview
-from wsi_extract.sampling import SamplingOptions, stride_from_overlap
+from wsi_extract.sampling import MAX_PATCHES, SamplingOptions, count_positions, stride_from_overlap
 from wsi_extract.slides import openslide_version
 from wsi_extract.splits import half_domains
 from wsi_extract.stain import StainTarget, default_target, fit_target, read_picture
@@ -76,7 +78,7 @@ def check_memory(config: RunConfig, inputs: Inputs, *, executor: Executor) -> in
             f"slide {slide_id} needs about {needed / 1e6:.0f} MB per worker, but {WORKER_MEMORY_USE:.0%} of the "
             f"{executor.worker_memory_bytes / 1e6:.0f} MB that each of {executor.n_workers} workers may use is "
             f"{allowed / 1e6:.0f} MB.",
-            "Use fewer --workers, a larger --worker_memory_mb, or a smaller --patch_size.",
+            "Use fewer --workers, a larger --worker_memory_mb, a smaller --patch_size, or fewer patches per slide.",
         )
     return needed
 
@@ -88,7 +90,11 @@ def _worker_bytes_for(entry: SlideEntry, *, config: RunConfig) -> int:
     index, factor = choose_overview(entry.info.levels, target_downsample=target, max_px=MAX_MASK_PX)
     level = entry.info.levels[index]
     overview_px = math.ceil(level.width_px / factor) * math.ceil(level.height_px / factor)
-    return worker_bytes(entry.frame, overview_px=overview_px)
+    n_patches = config.patches_per_slide
+    if config.sampling is Sampling.GRID:
+        options = sampling_options(config)
+        n_patches = min(count_positions(entry.info, entry.frame, stride_px=options.stride_px), MAX_PATCHES)
+    return worker_bytes(entry.frame, overview_px=overview_px, n_patches=n_patches)
 
 
 def describe_run(config: RunConfig, inputs: Inputs, *, target: StainTarget | None) -> dict[str, object]:
@@ -129,6 +135,8 @@ def encoder_versions(store: Store, *, codec: CodecName, encoder: PngEncoder) -> 
 def stain_target(config: RunConfig) -> StainTarget | None:
     """Return what the stain of slides is brought to; ``None`` leaves them as they were scanned.
 
+    A run that is resumed needs the target's name but not its picture any more.
+
     Raises
     ------
     InputError
@@ -138,7 +146,12 @@ def stain_target(config: RunConfig) -> StainTarget | None:
         return None
     if config.stain_target is None:
         return default_target(config.stain_norm)
-    return fit_target(read_picture(config.stain_target), method=config.stain_norm, name=config.stain_target.name)
+    name = config.stain_target.name
+    if not config.stain_target.exists() and not config.fresh:
+        known = known_stain_target(config.output_dir) or {}
+        if (known.get("method"), known.get("name")) == (config.stain_norm, name):
+            return StainTarget.from_json(known)
+    return fit_target(read_picture(config.stain_target), method=config.stain_norm, name=name)
 
 
 def run_key(config: RunConfig) -> str:
@@ -176,8 +189,18 @@ def split_domains(entry: SlideEntry, *, config: RunConfig) -> tuple[tuple[Split,
     return tuple((split, entry.info.domain_l0) for split in entry.decision.splits)
 
 
-def survey_job(config: RunConfig, entry: SlideEntry, *, target: StainTarget | None = None) -> SurveyJob:
-    """Return the survey of a slide that takes part; ``target`` is what its stain is brought to."""
+def survey_job(
+    config: RunConfig, entry: SlideEntry, *, target: StainTarget | None = None, run_digest: str | None = None
+) -> SurveyJob:
+    """Return the survey of a slide that takes part.
+
+    Parameters
+    ----------
+    target
+        What its stain is brought to.
+    run_digest
+        Of the run that claimed the output folder, see `SurveyJob`.
+    """
     assert entry.info is not None
     assert entry.frame is not None
     return SurveyJob(
@@ -193,6 +216,7 @@ def survey_job(config: RunConfig, entry: SlideEntry, *, target: StainTarget | No
         stain_target=target,
         run_key=run_key(config),
         output_dir=None if config.dry_run else config.output_dir.resolve(),
+        run_digest=run_digest,
     )
 
 
@@ -236,8 +260,11 @@ def surroundings(config: RunConfig, executor: Executor) -> dict[str, object]:
     """Return what differs from run to run without touching the data, for the manifest."""
     return {
         "n_workers": executor.n_workers,
-        "wsi_dir": str(config.wsi_dir),
-        "annotation_file": str(config.annotation_json),
+        "locations": {
+            name: as_encodable(str(path))
+            for name in sorted(LOCATION_FIELDS)
+            if (path := getattr(config, name)) is not None
+        },
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "versions": _versions(),
