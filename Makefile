@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 BENCH ?= $(HOME)/.cache/wsi_extract/bench
+FUZZ_S ?= 120
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak fuzz clean
 
 demo: $(VENV)/.run            ## generate slides, extract them, audit the result
 	$(BIN)/python -m wsi_extract demo $(DEMO)
@@ -29,6 +30,17 @@ bench: $(VENV)/.dev           ## all benchmarks at their default size, then docs
 	slide=$$($(BIN)/python -m benchmarks.scanned_slides --out $(BENCH)/slides | cut -d, -f1) && \
 		$(BIN)/python -m benchmarks.peers --slide "$$slide" --out $(BENCH)
 	$(BIN)/python -m benchmarks.document --results $(BENCH)
+
+soak: $(VENV)/.dev            ## kills, failing disks, power cuts, damage; then the figures of docs/reliability.md; a quarter of an hour
+	mkdir -p $(BENCH)
+	$(BIN)/python -m tests.faults.soak --out $(BENCH)/faults.json
+	$(BIN)/python -m tests.faults.soak --document --out $(BENCH)/faults.json
+
+fuzz: $(VENV)/.dev            ## damage for the readers of slides, shards, annotations and settings; FUZZ_S seconds each
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	for each in annotations_json annotations_sqlite config_json tables tiff_tiles shards; do \
+		$(BIN)/python -m tests.fuzz.$$each -max_total_time=$(FUZZ_S) || exit 1; \
+	done
 
 $(VENV)/.run: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

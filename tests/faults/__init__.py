@@ -1,0 +1,1 @@
+"""Faults injected into runs from outside: no line of the program knows of them."""
