@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers_replaced_slides import SlideReplacer
 from tests.helpers_slides import write_position_slide, write_ramp_slide
 from wsi_extract.arrays import IntArray
 from wsi_extract.blocks import cut_blocks
@@ -29,12 +29,11 @@ from wsi_extract.model import (
 )
 from wsi_extract.reading import ReaderChoice
 from wsi_extract.records import BlockDocument, encode_document, read_document, read_document_with_digest
-from wsi_extract.slides import OpenedSlide, SlideCache, describe_slide
+from wsi_extract.slides import SlideCache, describe_slide
 from wsi_extract.storage import CodecName, Store
 from wsi_extract.stores.block_files import BlockTarget
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.targets import LabelRules
-from wsi_extract.tiled_jpeg import PixelMap
 
 SLIDE = "case_7"
 PATCH_PX = 64
@@ -293,19 +292,6 @@ def test_files_of_another_store_are_no_difference(slide: SlideInfo, tmp_path: Pa
 
 
 # --- slides that are replaced ---------------------------------------------------------------------------------------
-
-OPENSLIDE = ReaderChoice()
-
-
-class SlideReplacer(SlideCache):
-    """Behaves as if the file of a slide were replaced while its patches are read."""
-
-    def get(
-        self, info: SlideInfo, *, reader: ReaderChoice = OPENSLIDE, pixel_map: PixelMap | None = None
-    ) -> OpenedSlide:
-        slide = super().get(info, reader=reader, pixel_map=pixel_map)
-        os.utime(info.path, (1, 1))
-        return slide
 
 
 @FILES

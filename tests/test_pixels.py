@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.helpers_replaced_slides import SlideReplacer
 from tests.helpers_slides import read_level, write_position_slide
 from wsi_extract.arrays import BoolImage, RgbImage
 from wsi_extract.errors import ConfigError, IntegrityError, SlideError
@@ -50,7 +50,6 @@ from wsi_extract.stores.pixel_array import (
     write_pixel_documents,
 )
 from wsi_extract.stores.shards import ShardReader
-from wsi_extract.tiled_jpeg import PixelMap
 
 WIDTH_PX, HEIGHT_PX = 2308, 2184  # 2 x 2 shards on level 0, no multiple of a chunk on any level
 ZSTD = PixelCodec.of(CodecName.ZSTD)
@@ -311,20 +310,6 @@ def test_a_shard_that_does_not_fit_its_record_is_not_done(target: Target, change
     (job,) = target.jobs(coverage)
     write_alone(job)
     assert not is_done(change(job))
-
-
-OPENSLIDE = ReaderChoice()
-
-
-class SlideReplacer(SlideCache):
-    """Behaves as if the file of a slide were replaced while its pixels are read."""
-
-    def get(
-        self, info: SlideInfo, *, reader: ReaderChoice = OPENSLIDE, pixel_map: PixelMap | None = None
-    ) -> OpenedSlide:
-        slide = super().get(info, reader=reader, pixel_map=pixel_map)
-        os.utime(info.path, (1, 1))
-        return slide
 
 
 def test_a_slide_replaced_while_it_is_read_leaves_no_record(slide: SlideInfo, target: Target, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers_replaced_slides import SlideReplacer
 from tests.helpers_slides import write_position_slide, write_ramp_slide
 from wsi_extract.arrays import BoolImage
 from wsi_extract.errors import IntegrityError, SlideError
@@ -27,10 +27,9 @@ from wsi_extract.pixels import (
     write_pixels,
 )
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.slides import OpenedSlide, SlideCache, describe_slide
+from wsi_extract.slides import SlideCache, describe_slide
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import PixelCodec
-from wsi_extract.tiled_jpeg import PixelMap
 
 SLIDE = "case_7"
 FRAME = OutputFrame(
@@ -155,20 +154,6 @@ def test_the_record_of_another_plan_says_nothing(job: PixelJob) -> None:
     other = replace(job, wanted=wanted, source=replace(job.source, plan_digest="cd" * 32))
     write(other)
     assert is_done(other)
-
-
-OPENSLIDE = ReaderChoice()
-
-
-class SlideReplacer(SlideCache):
-    """Behaves as if the file of a slide were replaced while its pixels are read."""
-
-    def get(
-        self, info: SlideInfo, *, reader: ReaderChoice = OPENSLIDE, pixel_map: PixelMap | None = None
-    ) -> OpenedSlide:
-        slide = super().get(info, reader=reader, pixel_map=pixel_map)
-        os.utime(info.path, (1, 1))
-        return slide
 
 
 @pytest.mark.parametrize("was_written", [False, True])
