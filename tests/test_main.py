@@ -43,6 +43,7 @@ def test_verify_says_sound_or_what_is_wrong(tmp_path: Path, capsys: pytest.Captu
     assert main(["verify", str(out)]) == 6
     captured = capsys.readouterr()
     assert "NOT sound" in captured.out
+    assert "content as recorded, which is not what is there: " in captured.out
     assert f"slide {patch.parent.name}: 0 damaged, 1 missing files of block" in captured.out
     assert f"verify {out} --repair" in captured.out
     assert patch.name in captured.err

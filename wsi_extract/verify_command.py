@@ -155,7 +155,8 @@ def _show_report(arguments: argparse.Namespace, report: AuditReport) -> None:
         print(f"... and {n_more:,} more problems", file=sys.stderr)
     print(as_one_line(_verdict(arguments, report)))
     if report.content_sha256:
-        print(f"content {report.content_sha256} (sha256)")
+        what = "content" if report.is_sound else "content as recorded, which is not what is there:"
+        print(f"{what} {report.content_sha256} (sha256)")
     if report.is_complete and report.empty_splits:
         print(f"note: no patches in {' and '.join(report.empty_splits)}")
     print(f"checked: {', '.join(report.checks)}")
