@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -247,3 +248,27 @@ def test_an_error_of_the_disk_names_a_place(
     with pytest.raises(OSError, match="No space left") as caught:
         write(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.timeout(20)
+def test_a_signal_while_a_thread_starts_stops_nobody_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread runs already, but whoever started it does not know."""
+    start = threading.Thread.start
+    n_started = 0
+
+    def interrupted(thread: threading.Thread) -> None:
+        nonlocal n_started
+        start(thread)
+        n_started += 1
+        if n_started == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    n_open = n_open_files()
+    with pytest.raises(KeyboardInterrupt):
+        write_batch(tmp_path)
+    assert names_in(tmp_path / "b") == []
+    deadline_s = time.monotonic() + 5
+    while (n_open_files(), n_synchronisers()) != (n_open, 0):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)

@@ -158,10 +158,10 @@ class Synchroniser:
         try:
             self._hand_over()
         finally:
-            for _thread in self._threads:
-                self._waiting.put(None)
+            self._waiting.put(None)
             for thread in self._threads:
                 thread.join()
+        self._waiting = SimpleQueue()
         self._threads.clear()
 
     def add(self, descriptor: int) -> None:
@@ -190,7 +190,7 @@ class Synchroniser:
             self._waiting.put(batch)
 
     def _start_thread(self) -> None:
-        thread = Thread(target=self._work, name="synchroniser", daemon=True)
+        thread = Thread(target=self._work, args=(self._waiting,), name="synchroniser", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system grants no more: those that run have to do
@@ -198,9 +198,12 @@ class Synchroniser:
         else:
             self._threads.append(thread)
 
-    def _work(self) -> None:
-        while (batch := self._waiting.get()) is not None:
+    def _work(self, waiting: SimpleQueue[list[int] | None]) -> None:
+        while (batch := waiting.get()) is not None:
             self._synchronise_all(batch)
+        # For the next thread. Not one word for each of them: a signal may arrive between the start of a thread and the
+        # note of it, and that thread would take the word of another one, which would be waited for without end.
+        waiting.put(None)
 
     def _synchronise_all(self, descriptors: Sequence[int]) -> None:
         for descriptor in descriptors:
