@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,10 @@ class RunEnd:
     text: str
     """What it wrote to stdout and stderr."""
     seconds: float
+
+
+LONGEST_RUN_S = 120
+"""Runs take seconds, also on a busy machine."""
 
 
 class Forker:
@@ -120,6 +125,7 @@ def _serve() -> None:
         pid = os.fork()
         if not pid:
             _become_run(request["log"])
+            signal.alarm(LONGEST_RUN_S)  # a run that hangs dies of it, with a code that no trial accepts
             code = 70
             try:
                 code = carry_out(Plan.from_json(request["plan"]), request["argv"], program=request["program"])
