@@ -13,7 +13,6 @@ import pytest
 
 from tests.test_fault_records import fault_of
 from wsi_extract.claim import check_folder, claim_folder, is_unclaimed, known_stain_target
-from wsi_extract.clearing import delete_output, unfinish
 from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError
 from wsi_extract.fault_records import note_fault, slides_at_fault
 from wsi_extract.files import temporary_beside
@@ -153,29 +152,6 @@ def test_a_link_at_any_depth_is_refused_before_anything_is_touched(tmp_path: Pat
         claim_folder(out, description=describe(), fresh=fresh)
     assert theirs.exists()
     assert (out / "manifest.json").exists()
-
-
-def test_nothing_looks_finished_at_any_moment_of_taking_a_folder_up_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A power cut may undo what is not durable: each step is, before the next one begins."""
-    out = tmp_path / "out"
-    claim_folder(out, description=describe(), fresh=False)
-    steps = ["manifest.json", "patches.zarr/zarr.json", "patches.zarr/train/zarr.json", "index.zarr/zarr.json"]
-    for name in steps:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(b"{}")
-    seen: list[tuple[str, list[str]]] = []
-    fsync = os.fsync
-
-    def note(descriptor: int) -> None:
-        fsync(descriptor)
-        folder = Path(f"/proc/self/fd/{descriptor}").readlink()
-        seen.append((folder.name, [name for name in steps if (out / name).exists()]))
-
-    monkeypatch.setattr(os, "fsync", note)
-    unfinish(out)
-    assert seen == [("out", steps[1:]), ("patches.zarr", steps[2:]), ("train", steps[3:]), ("out", [])]
 
 
 def test_a_run_killed_before_it_could_say_whose_folder_it_is_can_be_repeated(tmp_path: Path) -> None:
@@ -411,28 +387,3 @@ def test_output_dir_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(InputError, match="is a file"):
         claim_folder(tmp_path / "out", description=describe(), fresh=False)
-
-
-def test_starting_over_deletes_what_vouches_for_a_file_before_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    claim_folder(tmp_path, description=describe(), fresh=False)
-    state = run_path(tmp_path).parent
-    pairs = {
-        "plans/s1.json": "plans/s1.npz",
-        "slides/s1.json": "records/s1/000000.json",
-        "records/s1/000000.json": "../train2017/s1/s1_x0_y0.png",
-    }
-    for name in {*pairs, *pairs.values()}:
-        (state / name).resolve().parent.mkdir(parents=True, exist_ok=True)
-        (state / name).write_bytes(b"x")
-    fsync = os.fsync
-
-    def look(descriptor: int) -> None:
-        fsync(descriptor)
-        for voucher, file in pairs.items():
-            assert (state / file).exists() or not (state / voucher).exists()
-
-    monkeypatch.setattr(os, "fsync", look)
-    delete_output(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [state.name]
