@@ -81,3 +81,21 @@ class IntegrityError(WsiExtractError):
     """The output folder does not hold what it claims to hold, or belongs to another run."""
 
     exit_code = 6
+
+
+class AuthenticationFailedError(WsiExtractError):
+    """Nobody could log in at Azure."""
+
+    exit_code = 3
+
+
+class PreflightError(WsiExtractError):
+    """Something that a job needs is not there; found before anything was uploaded."""
+
+    exit_code = 2
+
+
+class ServiceError(WsiExtractError, OSError):
+    """Azure refused, or cannot be reached."""
+
+    exit_code = 4
