@@ -19,7 +19,7 @@ with Imports(__name__):
     from typing import TYPE_CHECKING, get_args
 
     from wsi_extract.config import SECTIONS, RunConfig, load_config
-    from wsi_extract.config_sources import parse_flag, read_extraction_object
+    from wsi_extract.config_sources import defaults_of_job, parse_flag, read_extraction_object
     from wsi_extract.errors import ConfigError, EnvironmentFaultError, WsiExtractError
     from wsi_extract.interrupts import Check, exit_code_of, held, stoppable
     from wsi_extract.printable import as_printable
@@ -100,7 +100,8 @@ def read_settings(argv: Sequence[str] | None) -> RunConfig:
                 problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
-    return load_config({} if config_path is None else read_extraction_object(config_path), flags)
+    in_file = {} if config_path is None else read_extraction_object(config_path)
+    return load_config(defaults_of_job(os.environ) | in_file, flags)
 
 
 def _limit_native_threads() -> None:

@@ -25,6 +25,8 @@ LARGEST_FILE_BYTES = 16_000_000
 """Of settings and lists of slides: 100,000 slides by name have a few MB."""
 
 
+ON_PARTIAL_VARIABLE = "WSI_EXTRACT_ON_PARTIAL"
+"""Default of ``on_partial`` in a job that keeps its output only when it succeeds."""
 PATH_FIELDS = LOCATION_FIELDS | {"tls_ca_file", "tls_cert", "tls_key"}
 
 
@@ -206,3 +208,19 @@ def read_extraction_object(path: Path) -> dict[str, object]:
             except RuntimeError as error:  # ~somebody, who is unknown here
                 raise ConfigError(f"{path}: {key}: {extraction[key]!r}: {error}") from error
     return extraction
+
+
+def defaults_of_job(environ: Mapping[str, str]) -> dict[str, object]:
+    """Return the defaults that a job sets through the environment; flags and the config file overrule them.
+
+    Raises
+    ------
+    ConfigError
+        When one of them is no value of its setting.
+    """
+    value = environ.get(ON_PARTIAL_VARIABLE)
+    if value is None:
+        return {}
+    if value not in ("fail", "warn"):
+        raise ConfigError(f"the environment variable {ON_PARTIAL_VARIABLE} must be fail or warn, got {value[:40]!r}.")
+    return {"on_partial": value}
