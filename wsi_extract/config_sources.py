@@ -114,14 +114,25 @@ def _read_json(path: Path) -> object:
     OSError
         When it cannot be read, is no file, or is too large.
     """
+    return parse_json(_read_text(path))
+
+
+def parse_json(text: str) -> object:
+    """Return the value that a text stands for, as strictly as a config file is read.
+
+    Raises
+    ------
+    ValueError
+        When it is not JSON (NaN and Infinity are not), holds a key twice or a text that no file name can be.
+    """
     try:
         document: object = json.loads(
-            _read_text(path), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_parse_float
+            text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_parse_float
         )
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
-    for text in _texts_in(document):
-        _refuse_odd_text(text)
+    for found in _texts_in(document):
+        _refuse_odd_text(found)
     return document
 
 
@@ -182,6 +193,25 @@ def _refuse_misplaced(document: Mapping[str, object], *, path: Path) -> None:
         raise ConfigError(f"{path}: unknown key '{near[0]}'; did you mean 'extraction'?")
 
 
+def read_config_file(path: Path) -> dict[str, object]:
+    """Return the object that a config file holds.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing, is not JSON, holds a key twice, or is no object.
+    """
+    try:
+        document = _read_json(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected an object with an object 'extraction' in it.")
+    return document
+
+
 def read_extraction_object(path: Path) -> dict[str, object]:
     """Return the ``extraction`` object of a config file; relative paths in it are made relative to the file.
 
@@ -191,16 +221,22 @@ def read_extraction_object(path: Path) -> dict[str, object]:
         When the file is missing, is not JSON, holds a key twice or settings outside ``extraction``, or its
         ``extraction`` is not an object.
     """
-    try:
-        document = _read_json(path)
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(document, dict) or not isinstance(document.get("extraction", {}), dict):
+    return extraction_object(read_config_file(path), path=path)
+
+
+def extraction_object(document: Mapping[str, object], *, path: Path) -> dict[str, object]:
+    """Return the ``extraction`` object of what `read_config_file` returned; relative paths are made relative to it.
+
+    Raises
+    ------
+    ConfigError
+        When there are settings outside ``extraction``, or it is not an object.
+    """
+    found = document.get("extraction", {})
+    if not isinstance(found, dict):
         raise ConfigError(f"{path}: expected an object with an object 'extraction' in it.")
     _refuse_misplaced(document, path=path)
-    extraction = dict(document.get("extraction", {}))
+    extraction = dict(found)
     for key in PATH_FIELDS & extraction.keys():
         if isinstance(extraction[key], str) and extraction[key].strip():
             try:

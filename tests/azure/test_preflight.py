@@ -1,0 +1,135 @@
+"""What is looked up before a job is submitted, with the real library and an emulated service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.azure.credential import Credential
+from tests.azure.emulator import TRIPLE, WORKSPACE_ID, AzureEmulator
+from tests.azure.helpers_job import plan_of
+from tests.azure.in_process import emulated_azure, write_settings
+from tests.azure.messages import Reply
+from tests.azure.workspace import Compute
+from wsi_extract.azure_job import service
+from wsi_extract.azure_job.job_plan import JobPlan
+from wsi_extract.azure_job.preflight import preflight
+from wsi_extract.azure_job.service_errors import UnreachableError
+from wsi_extract.azure_job.workspace import Workspace
+from wsi_extract.errors import PreflightError, ServiceError
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
+# azure-ai-ml 1.35 is written for marshmallow 3, which announces what version 4 will change.
+pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
+
+
+@pytest.fixture
+def azure() -> Iterator[AzureEmulator]:
+    with emulated_azure() as emulated:
+        yield emulated
+
+
+@pytest.fixture
+def client(azure: AzureEmulator, tmp_path: Path) -> MLClient:
+    del azure
+    service.load_libraries()
+    path = write_settings(tmp_path / "ws.json")
+    return service.open_client(Credential(), config_path=path, workspace=Workspace(**TRIPLE))
+
+
+def plan(tmp_path: Path, *overrides: str, **keys: object) -> JobPlan:
+    return plan_of(tmp_path, *overrides, **{**TRIPLE, **keys})
+
+
+def test_what_is_there_is_looked_up_once_and_needs_no_word(
+    client: MLClient, azure: AzureEmulator, tmp_path: Path
+) -> None:
+    assert preflight(client, plan(tmp_path)) == []
+    assert len(azure.requests) == len(azure.asked("compute.get", "environments.get", "data.get")) == 3
+
+
+def test_everything_that_is_missing_is_named_with_its_page(
+    client: MLClient, azure: AzureEmulator, tmp_path: Path
+) -> None:
+    azure.computes.clear()
+    azure.environments.clear()
+    azure.data.clear()
+    with pytest.raises(PreflightError) as caught:
+        preflight(client, plan(tmp_path))
+    first, *lines = str(caught.value).splitlines()
+    assert TRIPLE["workspace_name"] in first
+    assert [line.partition(": The resource ")[0] for line in lines] == [
+        "  job.compute: cannot find the compute xseligam-mitos-train",
+        "  job.environment: cannot find the environment xseligam_mitos:17",
+        "  job.data: cannot find the data azureml:xseligam-ccmct-wsi:1",
+    ]
+    for line, page in zip(lines, ("compute", "environments", "data"), strict=True):
+        assert f"https://ml.azure.com/{page}?wsid={WORKSPACE_ID}" in line
+    assert len(azure.requests) == 3, "nothing is uploaded"
+
+
+@pytest.mark.parametrize("kind", ["uri_file", "mltable"])
+def test_data_of_another_type_is_refused(kind: str, client: MLClient, azure: AzureEmulator, tmp_path: Path) -> None:
+    azure.data["xseligam-ccmct-wsi", "1"] = kind
+    with pytest.raises(PreflightError, match=f"{kind}, not a uri_folder"):
+        preflight(client, plan(tmp_path))
+
+
+def test_more_nodes_than_there_are_are_refused(client: MLClient, azure: AzureEmulator, tmp_path: Path) -> None:
+    azure.computes["xseligam-mitos-train"] = Compute(max_nodes=3)
+    trusted = {"trusted_network": True}
+    assert preflight(client, plan(tmp_path, job={"nodes": 3, **trusted})) == []
+    with pytest.raises(PreflightError, match=r"at most 3 nodes, not 4"):
+        preflight(client, plan(tmp_path, job={"nodes": 4, **trusted}))
+
+
+def test_low_priority_is_a_warning_where_the_output_would_be_lost(
+    client: MLClient, azure: AzureEmulator, tmp_path: Path
+) -> None:
+    azure.computes["xseligam-mitos-train"] = Compute(tier="LowPriority")
+    (warning,) = preflight(client, plan(tmp_path))
+    assert "low priority" in warning
+    assert preflight(client, plan(tmp_path, job={"output": {"mode": "rw_mount"}})) == []
+
+
+@pytest.mark.parametrize("step", ["compute.get", "environments.get", "data.get"])
+def test_an_account_that_may_not_look_is_told_to_go_on(
+    step: str, client: MLClient, azure: AzureEmulator, tmp_path: Path
+) -> None:
+    azure.fail(step, 403, code="AuthorizationFailed", message="no permission to read")
+    with pytest.raises(ServiceError, match=r"no permission to read .*--no_preflight"):
+        preflight(client, plan(tmp_path))
+
+
+def test_a_workspace_that_is_not_there_is_one_problem_not_three(
+    client: MLClient, azure: AzureEmulator, tmp_path: Path
+) -> None:
+    azure.fail("compute.get", 404, code="ResourceGroupNotFound", message="Resource group 'x' could not be found.")
+    with pytest.raises(PreflightError, match="Check subscription_id, resource_group and workspace_name"):
+        preflight(client, plan(tmp_path))
+    assert len(azure.requests) == 1
+
+
+def test_a_machine_for_notebooks_is_one_node(client: MLClient, azure: AzureEmulator, tmp_path: Path) -> None:
+    inner = {"vmSize": "STANDARD_D4S_V3", "state": "Running"}
+    compute = {"computeType": "ComputeInstance", "provisioningState": "Updating", "properties": inner}
+    body = json.dumps({"name": "xseligam-mitos-train", "location": "x", "properties": compute}).encode()
+    azure.reply_with("compute.get", Reply(status=200, headers={"Content-Type": "application/json"}, body=body))
+    (warning,) = preflight(client, plan(tmp_path))
+    assert "state Updating" in warning
+    with pytest.raises(PreflightError, match="at most 1 nodes, not 2"):
+        preflight(client, plan(tmp_path, job={"nodes": 2, "trusted_network": True}))
+
+
+def test_a_service_without_an_answer_is_no_missing_compute(
+    client: MLClient, azure: AzureEmulator, tmp_path: Path
+) -> None:
+    azure.fail("compute.get", 503)
+    with pytest.raises(UnreachableError, match="cannot find the compute xseligam-mitos-train"):
+        preflight(client, plan(tmp_path))

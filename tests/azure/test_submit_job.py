@@ -1,0 +1,264 @@
+"""The command line that submits jobs, as users see it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import submit_job
+from tests.azure.emulator import TRIPLE, AzureEmulator
+from tests.azure.fake_az import install_az, read_calls
+from tests.azure.helpers_job import EXACT_COMMAND, PROGRAM_NAMES, program
+from tests.azure.in_process import emulated_azure, write_settings
+from tests.azure.login_service import TENANT, emulated_login
+from tests.azure.messages import Reply
+from tests.azure.routes import SAS, TOKEN
+from wsi_extract.azure_job.credentials import UNATTENDED
+
+# azure-ai-ml 1.35 is written for marshmallow 3, which announces what version 4 will change.
+pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def azure() -> Iterator[AzureEmulator]:
+    with emulated_azure() as emulated:
+        emulated.job_statuses = ["Completed"]
+        yield emulated
+
+
+@pytest.fixture(autouse=True)
+def az_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small program to submit, somebody in front of it, and an ``az`` that is logged in."""
+    monkeypatch.setattr(submit_job, "ROOT", program(tmp_path / "program"))
+    write_settings(tmp_path / "config.json", tenant_id=TENANT)
+    monkeypatch.setattr(submit_job, "DEFAULT_CONFIG", tmp_path / "config.json")
+    for name in (*UNATTENDED, "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    calls = install_az(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return calls
+
+
+def run(*arguments: str, capsys: Capture) -> tuple[int, str, str]:
+    code = submit_job.main(["--auth", "cli", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program itself, and see at its end whether it loaded anything of Azure's."""
+    script = (
+        "import atexit, sys, runpy; sys.argv[0] = 'submit_job.py'\n"
+        "atexit.register(lambda: print('azure loaded:', any(m.split('.')[0] == 'azure' for m in sys.modules)))\n"
+        "runpy.run_path('submit_job.py', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(
+        command, cwd=submit_job.__file__.rpartition("/")[0], capture_output=True, text=True, check=False
+    )
+
+
+def test_without_options_a_browser_logs_in_and_the_job_is_made(azure: AzureEmulator, capsys: Capture) -> None:
+    with emulated_login() as login:
+        login.access_token = TOKEN
+        assert submit_job.main([]) == 0
+    assert f"/{TENANT}/" in login.addresses[0]
+    ((name, job),) = azure.jobs.items()
+    assert job.properties["command"] == EXACT_COMMAND
+    assert job.properties["displayName"] == "extract-patches-100pps"
+    assert sorted(azure.snapshot(job)) == PROGRAM_NAMES
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"job: {name}", f"studio: https://ml.azure.com/runs/{name}"]
+    assert [line.split(":")[0] for line in lines[2:]] == ["follow", "cancel", "download, when it is completed"]
+    assert all(f"--name {name} --resource-group {TRIPLE['resource_group']}" in line for line in lines[2:])
+
+
+def test_what_happens_is_said_in_a_few_lines(azure: AzureEmulator, capsys: Capture) -> None:
+    code, _, errors = run(capsys=capsys)
+    assert code == 0
+    assert errors.splitlines() == [
+        "log in: as az is logged in",
+        "logged in",
+        "look up xseligam-mitos-train, xseligam_mitos:17 and azureml:xseligam-ccmct-wsi:1 in workspace-of-tests",
+        "submit with 6 files, 0.0 MB",
+    ]
+    assert len(azure.jobs) == 1
+
+
+@pytest.mark.usefixtures("azure")
+def test_options_are_spelled_either_way(az_calls: Path, capsys: Capture) -> None:
+    other = "11111111-2222-4333-8444-555555555555"
+    for spelling in ("--tenant_id", "--tenant-id"):
+        assert run(spelling, other, "--no-preflight", "--auth-timeout=7", capsys=capsys)[0] == 0
+        assert read_calls(az_calls)[-1][-2:] == ["--tenant", other]
+    assert submit_job.build_parser().parse_args(["--auth", "device_code"]).auth == "device-code"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--auth", "magic"], ["--auth_timeout", "0"], ["--auth_timeout", "1e3"], ["--dry"]]
+)
+def test_bad_usage(arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        submit_job.main(arguments)
+    assert "error: " in capsys.readouterr().err
+
+
+def test_settings_for_one_job(azure: AzureEmulator, capsys: Capture) -> None:
+    chosen = ["--set", "job.experiment=Other", "--set", "extraction.patches_per_slide=7"]
+    assert run(*chosen, capsys=capsys)[0] == 0
+    (job,) = azure.jobs.values()
+    assert job.properties["experimentName"] == "Other"
+    assert "--patches_per_slide 7 " in str(job.properties["command"])
+
+
+# --- what stops before anything is asked
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry_run"]])
+def test_settings_that_cannot_be_used(
+    arguments: list[str], azure: AzureEmulator, az_calls: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    write_settings(tmp_path / "config.json", job={"nodse": 2, "timeout_s": 5})
+    code, output, errors = run(*arguments, capsys=capsys)
+    assert (code, output) == (2, "")
+    assert "nodes" in errors
+    assert "timeout_s" in errors
+    assert (azure.requests, read_calls(az_calls)) == ([], [])
+
+
+def test_a_workspace_that_is_not_filled_in(azure: AzureEmulator, tmp_path: Path, capsys: Capture) -> None:
+    write_settings(tmp_path / "config.json", workspace_name="<your-workspace-name>")
+    code, _, errors = run(capsys=capsys)
+    assert code == 2
+    assert "workspace_name" in errors
+    code, output, _ = run("--dry_run", capsys=capsys)
+    assert code == 2
+    assert EXACT_COMMAND in output
+    assert azure.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["--dry_run"], 2), ([], 2), (["--config", "no-such.json"], 2)],
+    ids=["help", "dry run", "placeholders", "no config"],
+)
+def test_azure_is_not_loaded_before_it_is_needed(arguments: list[str], code: int) -> None:
+    process = start(*arguments)
+    assert process.returncode == code, process.stderr
+    assert process.stdout.endswith("azure loaded: False\n")
+    assert "Traceback" not in process.stderr
+
+
+def test_missing_packages(azure: AzureEmulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "azure.ai.ml", None)
+    code, output, errors = run(capsys=capsys)
+    assert (code, output) == (2, "")
+    assert "pip install -r requirements-azure.txt" in errors
+    assert errors.count("\n") == 1
+    assert azure.requests == []
+
+
+def test_nobody_logs_in(azure: AzureEmulator, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_az(tmp_path / "bin", account="logged out")
+    code, output, errors = run(capsys=capsys)
+    assert (code, output) == (3, "")
+    assert "Run az login" in errors
+    monkeypatch.setenv("CI", "true")
+    assert submit_job.main([]) == 3
+    assert "CI=true" in capsys.readouterr().err
+    assert azure.requests == []
+
+
+# --- what the service says
+
+
+def test_something_missing_stops_before_the_upload(azure: AzureEmulator, capsys: Capture) -> None:
+    azure.environments.clear()
+    code, output, errors = run(capsys=capsys)
+    assert (code, output) == (2, "")
+    assert "cannot find the environment xseligam_mitos:17" in errors
+    assert azure.asked("codes.list", "codes.upload", "blob.put", "jobs.put") == []
+    assert run("--no_preflight", capsys=capsys)[0] == 0
+
+
+def test_a_refused_job(azure: AzureEmulator, capsys: Capture) -> None:
+    azure.fail("jobs.put", 400, code="UserError", message="The quota\nis used up.")
+    code, output, errors = run(capsys=capsys)
+    assert (code, output) == (4, "")
+    assert errors.splitlines()[-1] == "error: cannot submit the job: The quota is used up (UserError, HTTP 400)."
+
+
+def test_verbose_shows_where_and_no_secret(azure: AzureEmulator, capsys: Capture) -> None:
+    azure.fail("jobs.put", 400)
+    code, output, errors = run("-v", capsys=capsys)
+    assert code == 4
+    assert "Traceback" in errors
+    assert "http_logging_policy: Request URL: 'https://management.azure.com" in errors
+    assert TOKEN not in output + errors
+    assert SAS.partition("sig=")[2] not in output + errors
+
+
+@pytest.mark.parametrize(("last", "code"), [("Completed", 0), ("Failed", 1), ("Canceled", 1)])
+def test_waiting_ends_with_the_job(last: str, code: int, azure: AzureEmulator, capsys: Capture) -> None:
+    azure.job_statuses = [last]
+    details = {"status": last, "error": {"error": {"message": "Execution failed.\nExit code 2"}}}
+    azure.reply_with("details.get", Reply(status=200, body=json.dumps(details).encode()))
+    found, output, errors = run("--wait", "--set", "job.output.name=wsi-patches", capsys=capsys)
+    (name,) = azure.jobs
+    assert found == code
+    assert output.startswith(f"job: {name}\n")
+    if code == 0:
+        assert output.endswith("data set: azureml:wsi-patches, as its next version\n")
+    else:
+        assert f"error: the job {name} has ended as {last}: Execution failed. Exit code 2." in errors
+
+
+@pytest.fixture
+def _signals_forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("_signals_forgotten")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_wait_leaves_the_job_alone(number: int, code: int, capsys: Capture) -> None:
+    def stop() -> None:
+        while not service.asked("jobs.get"):  # until the program waits
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    stopper = threading.Thread(target=stop)
+    with emulated_azure(on_job=lambda _: stopper.start()) as service:
+        service.job_statuses = ["Running"]
+        found, output, errors = run("--wait", capsys=capsys)
+    stopper.join()
+    (name,) = service.jobs
+    assert found == code
+    assert f"cancel: az ml job cancel --name {name} " in output
+    assert errors.splitlines()[-2:] == [
+        f"the job {name} goes on; the commands above follow and cancel it",
+        "interrupted",
+    ]
+    assert service.asked("jobs.cancel") == []
+
+
+def test_a_status_that_cannot_be_read_is_none_of_the_job(azure: AzureEmulator, capsys: Capture) -> None:
+    azure.fail("jobs.get", 403)
+    code, _, errors = run("--wait", capsys=capsys)
+    (name,) = azure.jobs
+    assert code == 4
+    assert f"the job {name} goes on" in errors

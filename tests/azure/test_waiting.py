@@ -1,0 +1,149 @@
+"""Waiting for jobs of an emulated service, with the real library."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.azure.credential import Credential
+from tests.azure.emulator import TRIPLE, AzureEmulator
+from tests.azure.helpers_job import plan_of
+from tests.azure.in_process import emulated_azure, write_settings
+from tests.azure.messages import Reply, Trouble
+from wsi_extract.azure_job import service
+from wsi_extract.azure_job.service_errors import UnreachableError
+from wsi_extract.azure_job.snapshot import staged
+from wsi_extract.azure_job.waiting import Pace, wait_for
+from wsi_extract.azure_job.workspace import Workspace
+from wsi_extract.errors import ServiceError
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
+# azure-ai-ml 1.35 is written for marshmallow 3, which announces what version 4 will change.
+pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
+
+FAST = Pace(first_s=0.001, longest_s=0.005, patience_s=0.2)
+LOG = "user_logs/std_log.txt"
+
+
+@pytest.fixture
+def azure() -> Iterator[AzureEmulator]:
+    with emulated_azure() as emulated:
+        yield emulated
+
+
+@pytest.fixture
+def client(azure: AzureEmulator, tmp_path: Path) -> MLClient:
+    del azure
+    service.load_libraries()
+    path = write_settings(tmp_path / "ws.json")
+    return service.open_client(Credential(), config_path=path, workspace=Workspace(**TRIPLE))
+
+
+@pytest.fixture
+def name(client: MLClient, azure: AzureEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A submitted job, whose log is asked for without long pauses."""
+    from azure.ai.ml.operations import _job_ops_helper  # noqa: PLC0415
+
+    monkeypatch.setattr(_job_ops_helper, "_wait_before_polling", lambda _: 0)
+    azure.job_statuses = ["Queued"]
+    plan = plan_of(tmp_path, **TRIPLE)
+    with staged(plan.snapshot) as code:
+        return service.submit(client, plan, code=code).name
+
+
+def wait(client: MLClient, name: str) -> tuple[str, str]:
+    out = io.StringIO()
+    status = wait_for(client, name, out=out, pace=FAST)
+    return status, out.getvalue()
+
+
+@pytest.mark.parametrize("last", ["Completed", "Failed", "Canceled"])
+@pytest.mark.parametrize("log_place", ["details", "sas datastore", "identity datastore"])
+def test_the_last_status_decides_whatever_the_log_viewer_says(
+    log_place: str, last: str, client: MLClient, azure: AzureEmulator, name: str
+) -> None:
+    azure.log_place = log_place  # type: ignore[assignment]  # parametrised text
+    azure.jobs[name].statuses[:] = ["Queued", "Starting", "Running", "Running", "CancelRequested", "Finalizing", last]
+    azure.jobs[name].logs[LOG] = "START\nDONE\n"
+    status, text = wait(client, name)
+    assert status == last
+    assert f"status: {last}\n" in text
+    assert ("START\nDONE\n" in text) == (log_place == "details")
+    assert ("the log cannot be shown any further" in text) == (log_place != "details")
+
+
+def test_what_a_terminal_would_obey_is_shown(client: MLClient, azure: AzureEmulator, name: str) -> None:
+    azure.jobs[name].statuses[:] = ["Running", "Running", "Running", "Completed"]
+    azure.jobs[name].logs[LOG] = "10 %\r20 %\n\x1b[2Jgone\n"
+    text = wait(client, name)[1]
+    assert "\n10 %\n20 %\n\\x1b[2Jgone\n" in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("trouble", [500, 404, 403, Trouble.RESET, Reply(status=200, body=b"[]")])
+def test_a_log_that_cannot_be_followed_costs_nothing_but_the_log(
+    trouble: int | Trouble | Reply, client: MLClient, azure: AzureEmulator, name: str
+) -> None:
+    if isinstance(trouble, Reply):
+        azure.reply_with("details.get", trouble)
+    else:
+        azure.fail("details.get", trouble)
+    azure.jobs[name].statuses[:] = ["Queued"] * 3 + ["Running"] * 3 + ["Completed"]
+    status, text = wait(client, name)
+    assert status == "Completed"
+    assert text.count("the log cannot be shown any further") == 1
+    assert [line for line in text.splitlines() if line.startswith("status: ")] == [
+        "status: Queued",
+        "status: Running",
+        "status: Completed",
+    ]
+
+
+@pytest.mark.parametrize("trouble", [503, 429, Trouble.RESET, Trouble.TIMEOUT])
+def test_a_network_that_comes_back_is_waited_for(
+    trouble: int | Trouble, client: MLClient, azure: AzureEmulator, name: str
+) -> None:
+    azure.log_place = "identity datastore"
+    azure.fail("jobs.get", trouble, times=12, after=1)
+    azure.jobs[name].statuses[:] = ["Running", "Completed"]
+    status, text = wait(client, name)
+    assert status == "Completed"
+    assert "Trying again." in text
+
+
+@pytest.mark.parametrize("trouble", [503, Trouble.RESET])
+def test_patience_ends(trouble: int | Trouble, client: MLClient, azure: AzureEmulator, name: str) -> None:
+    azure.fail("jobs.get", trouble)
+    begun_s = time.monotonic()
+    with pytest.raises(UnreachableError, match=name):
+        wait(client, name)
+    assert time.monotonic() - begun_s >= FAST.patience_s
+
+
+def test_a_refusal_is_not_asked_again(client: MLClient, azure: AzureEmulator, name: str) -> None:
+    azure.fail("jobs.get", 403)
+    with pytest.raises(ServiceError, match="rights on the workspace"):
+        wait(client, name)
+    assert len(azure.asked("jobs.get")) == 2  # the log, the status
+
+
+@pytest.mark.parametrize("log_place", ["details", "identity datastore"])
+def test_an_interruption_is_none_of_the_job(log_place: str, client: MLClient, azure: AzureEmulator, name: str) -> None:
+    azure.log_place = log_place  # type: ignore[assignment]  # parametrised text
+    azure.jobs[name].statuses[:] = ["Running"]
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        wait(client, name)
+    timer.join()
+    assert azure.asked("jobs.cancel") == []

@@ -1,0 +1,1 @@
+"""One job on Azure ML: what it is, shown or sent. Only ``credentials.py`` and ``service.py`` know Azure's libraries."""

@@ -1,0 +1,229 @@
+"""Who submits a job: log in at Microsoft Entra, before anything else is done, so that nobody hashes files in vain."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from wsi_extract.azure_job.service_errors import NETWORK, is_certificate_problem, network_remedy, one_line, reason_of
+from wsi_extract.errors import AuthenticationFailedError, ConfigError
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+    from azure.core.exceptions import AzureError
+
+SCOPE = "https://management.azure.com/.default"
+UNATTENDED = ("CI", "TF_BUILD", "GITHUB_ACTIONS", "AZUREML_RUN_ID")
+"""Variables that say that nobody sits in front of this program."""
+SECRET_NAMES = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH")
+ACCOUNT_CLAIMS = ("upn", "preferred_username", "unique_name", "app_displayname", "appid")
+
+Say = Callable[[str], None]
+"""Shows a line to the user."""
+
+
+class AuthKind(StrEnum):
+    """How to log in."""
+
+    INTERACTIVE = "interactive"
+    """In a browser that is opened; with a code where none can be opened."""
+    DEVICE_CODE = "device-code"
+    """With a code that is typed in a browser on any machine: over SSH, in containers."""
+    CLI = "cli"
+    """As ``az login`` did."""
+    DEFAULT = "default"
+    """With whatever is there: environment variables, the machine's identity, ``az``, and so on."""
+    MANAGED_IDENTITY = "managed-identity"
+    """As this Azure machine; as one of several identities of it with AZURE_CLIENT_ID."""
+    SERVICE_PRINCIPAL = "service-principal"
+    """As a program: AZURE_CLIENT_ID, AZURE_TENANT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH."""
+
+
+_ASKS_SOMEBODY = frozenset({AuthKind.INTERACTIVE, AuthKind.DEVICE_CODE})
+_ANNOUNCEMENTS: Mapping[AuthKind, str] = {
+    AuthKind.INTERACTIVE: "in the browser that opens now",
+    AuthKind.DEVICE_CODE: "with a code",
+    AuthKind.CLI: "as az is logged in",
+    AuthKind.DEFAULT: "with what this machine offers (environment variables, its identity, az)",
+    AuthKind.MANAGED_IDENTITY: "as this machine",
+    AuthKind.SERVICE_PRINCIPAL: "as a service principal, from the AZURE_* variables",
+}
+_REMEDIES: Mapping[AuthKind, str] = {
+    AuthKind.INTERACTIVE: "Use --auth device-code, or run az login and use --auth cli.",
+    AuthKind.DEVICE_CODE: "Where codes are not allowed, run az login and use --auth cli.",
+    AuthKind.CLI: "Run az login (with --tenant and the tenant_id of config.json), then submit again.",
+    AuthKind.DEFAULT: "Run az login, or choose another --auth.",
+    AuthKind.MANAGED_IDENTITY: "Only machines of Azure that have an identity can use it: choose another --auth.",
+    AuthKind.SERVICE_PRINCIPAL: "Check the AZURE_* variables: the secret may be wrong or expired.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """Somebody who has logged in; ``account`` is their name where the token holds it."""
+
+    credential: TokenCredential
+    account: str | None
+
+
+def log_in(kind: AuthKind, *, tenant_id: str | None, timeout_s: int, say: Say) -> Login:
+    """Log in and get a first token; where no browser can be opened, ask for a code instead.
+
+    Parameters
+    ----------
+    tenant_id
+        Tenant to log in to; ``None`` for that of the account.
+    timeout_s
+        Seconds to wait for somebody to finish.
+    say
+        Is told what to do, and what happens.
+
+    Raises
+    ------
+    ConfigError
+        When the tenant is no id.
+    AuthenticationFailedError
+        When nobody logged in; it says what else to try.
+    """
+    from azure.core.exceptions import AzureError  # noqa: PLC0415  # takes long, and is not always installed
+    from azure.identity import CredentialUnavailableError  # noqa: PLC0415
+
+    credential = open_credential(kind, tenant_id=tenant_id, timeout_s=timeout_s, say=say)
+    say(_announcement(kind, timeout_s=timeout_s))
+    try:
+        token = credential.get_token(SCOPE)
+    except CredentialUnavailableError as error:
+        if kind is not AuthKind.INTERACTIVE:
+            raise _failure(kind, error, timeout_s=timeout_s) from error
+        say(f"no log-in in a browser here ({reason_of(error)}): with a code instead, as with --auth device-code")
+        return log_in(AuthKind.DEVICE_CODE, tenant_id=tenant_id, timeout_s=timeout_s, say=say)
+    except AzureError as error:
+        raise _failure(kind, error, timeout_s=timeout_s) from error
+    return Login(credential=credential, account=account_of(token.token))
+
+
+def open_credential(kind: AuthKind, *, tenant_id: str | None, timeout_s: int, say: Say) -> TokenCredential:
+    """Return what gets tokens in this way; nothing is asked for yet. See `log_in`."""
+    if kind in _ASKS_SOMEBODY:
+        refuse_unattended(kind, os.environ)
+    try:
+        match kind:
+            case AuthKind.INTERACTIVE | AuthKind.DEVICE_CODE:
+                return _credential_of_person(kind, tenant_id=tenant_id, timeout_s=timeout_s, say=say)
+            case AuthKind.SERVICE_PRINCIPAL:
+                return _service_principal(os.environ, tenant_id=tenant_id)
+            case _:
+                return _credential_of_machine(kind, tenant_id=tenant_id, timeout_s=timeout_s)
+    except ValueError as error:
+        raise ConfigError(
+            f"tenant_id: {one_line(str(tenant_id))!r} cannot be a tenant.", "Give its id as the Azure portal shows it."
+        ) from error
+
+
+def _credential_of_person(kind: AuthKind, *, tenant_id: str | None, timeout_s: int, say: Say) -> TokenCredential:
+    from azure.identity import DeviceCodeCredential, InteractiveBrowserCredential  # noqa: PLC0415
+
+    more = {} if tenant_id is None else {"tenant_id": tenant_id}
+    if kind is AuthKind.INTERACTIVE:
+        return InteractiveBrowserCredential(timeout=timeout_s, **more)
+
+    def show_code(address: str, code: str, expires: datetime) -> None:
+        until = expires.astimezone().strftime("%H:%M")
+        say(f"open {one_line(address)} in any browser and enter the code {one_line(code)} (valid until {until})")
+
+    return DeviceCodeCredential(timeout=timeout_s, prompt_callback=show_code, **more)
+
+
+def _credential_of_machine(kind: AuthKind, *, tenant_id: str | None, timeout_s: int) -> TokenCredential:
+    from azure.identity import AzureCliCredential, DefaultAzureCredential, ManagedIdentityCredential  # noqa: PLC0415
+
+    if kind is AuthKind.CLI:
+        return AzureCliCredential(tenant_id=tenant_id or "", process_timeout=timeout_s)
+    if kind is AuthKind.MANAGED_IDENTITY:
+        client_id = os.environ.get("AZURE_CLIENT_ID")
+        return ManagedIdentityCredential(client_id=client_id) if client_id else ManagedIdentityCredential()
+    return DefaultAzureCredential(process_timeout=timeout_s, exclude_interactive_browser_credential=True)
+
+
+def _service_principal(environ: Mapping[str, str], *, tenant_id: str | None) -> TokenCredential:
+    from azure.identity import CertificateCredential, ClientSecretCredential  # noqa: PLC0415
+
+    client_id = environ.get("AZURE_CLIENT_ID", "")
+    tenant = environ.get("AZURE_TENANT_ID") or tenant_id or ""
+    secret, certificate = (environ.get(name, "") for name in SECRET_NAMES)
+    missing = [name for name, value in (("AZURE_CLIENT_ID", client_id), ("AZURE_TENANT_ID", tenant)) if not value]
+    missing += [] if secret or certificate else [" or ".join(SECRET_NAMES)]
+    if missing:
+        raise AuthenticationFailedError(
+            f"--auth {AuthKind.SERVICE_PRINCIPAL} needs environment variables that are not set: {', '.join(missing)}."
+        )
+    if secret:
+        return ClientSecretCredential(tenant, client_id, secret)
+    try:
+        password = environ.get("AZURE_CLIENT_CERTIFICATE_PASSWORD") or None
+        return CertificateCredential(tenant, client_id, certificate, password=password)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it holds no certificate with its private key"
+        raise AuthenticationFailedError(
+            f"AZURE_CLIENT_CERTIFICATE_PATH: {one_line(certificate)} cannot be used: {reason}.",
+            "Give a PEM or PKCS12 file, and AZURE_CLIENT_CERTIFICATE_PASSWORD where it has a password.",
+        ) from error
+
+
+def refuse_unattended(kind: AuthKind, environ: Mapping[str, str]) -> None:
+    """Refuse to wait for somebody where nobody is, as on a build server.
+
+    Raises
+    ------
+    AuthenticationFailedError
+        Naming the variable that says so, and the other ways.
+    """
+    for name in UNATTENDED:
+        if environ.get(name, "").casefold() not in ("", "0", "false"):
+            others = ", ".join(other for other in AuthKind if other not in _ASKS_SOMEBODY)
+            raise AuthenticationFailedError(
+                f"--auth {kind} asks somebody to log in, and {name}={one_line(environ[name])} says nobody is there.",
+                f"Use --auth with one of {others}.",
+            )
+
+
+def account_of(token: str) -> str | None:
+    """Return who a token belongs to, as it says itself; ``None`` for tokens of another form."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:
+        return None
+    if not isinstance(claims, dict):
+        return None
+    names = (claims.get(name) for name in ACCOUNT_CLAIMS)
+    return next((one_line(name) for name in names if isinstance(name, str) and name), None)
+
+
+def _announcement(kind: AuthKind, *, timeout_s: int) -> str:
+    waits = f" (waiting {timeout_s} s)" if kind in _ASKS_SOMEBODY else ""
+    remote = kind is AuthKind.INTERACTIVE and os.environ.get("SSH_CONNECTION")
+    hint = "; it opens on this machine, not on yours: over SSH --auth device-code is better" if remote else ""
+    return f"log in: {_ANNOUNCEMENTS[kind]}{waits}{hint}"
+
+
+def _failure(kind: AuthKind, error: AzureError, *, timeout_s: int) -> AuthenticationFailedError:
+    text = str(error)
+    if "timed out" in text.casefold() and kind in _ASKS_SOMEBODY:
+        longer = f"--auth_timeout {2 * timeout_s}"
+        other = "Use --auth device-code (where the browser is elsewhere, as over SSH), or give more time with " + longer
+        remedy = other if kind is AuthKind.INTERACTIVE else f"Give more time with {longer}"
+        return AuthenticationFailedError(f"nobody has logged in within {timeout_s} s.", f"{remedy}.")
+    what = f"the log-in has failed (--auth {kind}): {reason_of(error)}."
+    if is_certificate_problem(error):
+        return AuthenticationFailedError(what, network_remedy(error))
+    is_offline = "failed to resolve" in text.casefold() or "max retries exceeded" in text.casefold()
+    return AuthenticationFailedError(what, NETWORK if is_offline else _REMEDIES[kind])

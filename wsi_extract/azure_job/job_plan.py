@@ -1,0 +1,224 @@
+"""What a job will be, decided before anything is sent: to be shown, written as a job description, or submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from wsi_extract.azure_job.command import INPUT_NAME, OUTPUT_NAME, build_command
+from wsi_extract.azure_job.job_config import PREFIX, JobConfig, OutputConfig
+from wsi_extract.azure_job.job_warnings import warnings_of
+from wsi_extract.azure_job.settings import JobSettings
+from wsi_extract.azure_job.snapshot import CONFIG_NAME, PROGRAM_NAME, Snapshot, list_snapshot, snapshot_warnings
+from wsi_extract.azure_job.workspace import Workspace, describe_placeholders
+from wsi_extract.config_sources import ON_PARTIAL_VARIABLE
+from wsi_extract.printable import as_one_line
+
+SCHEMA = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
+SERVICE_TYPES: Mapping[str, str] = {"vscode": "vs_code", "jupyterlab": "jupyter_lab", "ssh": "ssh"}
+"""Our names of services -> those of job descriptions."""
+MODE_TEXTS: Mapping[str, str] = {
+    "ro_mount": "mounted read-only (ro_mount)",
+    "download": "downloaded to each node before the job starts (download)",
+    "upload": "uploaded when the job has succeeded (upload)",
+    "rw_mount": "written to the storage file by file (rw_mount)",
+}
+TITLE_WIDTH = 13
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlan:
+    """A job with all its values, as the service gets them.
+
+    Attributes
+    ----------
+    environment, data
+        As the SDK wants them: environments without ``azureml:``, data assets with it.
+    files_by_setting
+        Names on the node of files that settings name, by setting; they are part of the snapshot.
+    problems
+        What keeps the job from being submitted, one line each.
+    warnings
+        What may not be meant, one line each.
+    """
+
+    workspace: Workspace
+    command: str
+    display_name: str
+    experiment: str
+    compute: str
+    environment: str
+    data: str
+    data_mode: str
+    output: OutputConfig
+    environment_variables: Mapping[str, str]
+    nodes: int
+    timeout_s: int | None
+    tags: Mapping[str, str]
+    services: tuple[str, ...]
+    ssh_public_key: str | None
+    snapshot: Snapshot
+    files_by_setting: Mapping[str, str]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def plan_job(settings: JobSettings, *, root: Path) -> JobPlan:
+    """Decide everything about a job.
+
+    Parameters
+    ----------
+    root
+        Folder of the program that is sent along.
+
+    Raises
+    ------
+    ConfigError
+        When the command or the files of the job cannot be sent.
+    """
+    job = settings.job
+    snapshot = list_snapshot(
+        root, config_path=settings.config_path, extra={file.name: file.path for file in settings.files}
+    )
+    return JobPlan(
+        workspace=settings.workspace,
+        command=build_command(settings),
+        display_name=job.display_name or f"extract-patches-{settings.run.patches_per_slide}pps",
+        experiment=job.experiment,
+        compute=job.compute,
+        environment=job.environment,
+        data=job.data,
+        data_mode=job.data_mode,
+        output=job.output,
+        environment_variables=_environment_variables(job),
+        nodes=job.nodes,
+        timeout_s=job.timeout_s,
+        tags=dict(job.tags),
+        services=job.services,
+        ssh_public_key=job.ssh_public_key,
+        snapshot=snapshot,
+        files_by_setting={file.setting: file.name for file in settings.files},
+        problems=tuple(describe_placeholders(settings.workspace, settings.tenant_id, path=settings.config_path)),
+        warnings=(*warnings_of(settings), *snapshot_warnings(snapshot)),
+    )
+
+
+def _environment_variables(job: JobConfig) -> dict[str, str]:
+    """Return what the node is told beside the command; every value is a text, as the service wants."""
+    variables = {"PYTHONUNBUFFERED": "1", "DATASET_MOUNT_BLOCK_BASED_CACHE_ENABLED": "false"}
+    if job.setup == "auto":
+        variables["WSI_EXTRACT_SETUP"] = "auto"
+    if job.output.mode == "upload":
+        variables[ON_PARTIAL_VARIABLE] = "warn"  # a job that fails uploads nothing, not even its good slides
+    else:
+        variables["WSI_EXTRACT_COMMIT"] = "direct"
+    if job.nodes > 1:
+        variables["WSI_EXTRACT_NODES"] = str(job.nodes)
+    return {**variables, **job.environment_variables}
+
+
+def job_yaml(plan: JobPlan) -> str:
+    """Return a job description for ``az ml job create --file``, to be given in the folder of the program.
+
+    Beginning with comments on what ``.amlignore`` there does not let through, if a setting names such a file.
+    """
+    output = {"type": "uri_folder", **plan.output.model_dump(exclude_none=True)}
+    document: dict[str, object] = {
+        "$schema": SCHEMA,
+        "type": "command",
+        "display_name": plan.display_name,
+        "experiment_name": plan.experiment,
+        "code": ".",
+        "command": plan.command,
+        "environment": PREFIX + plan.environment,
+        "compute": PREFIX + plan.compute,
+        "inputs": {INPUT_NAME: {"type": "uri_folder", "path": plan.data, "mode": plan.data_mode}},
+        "outputs": {OUTPUT_NAME: output},
+        "environment_variables": dict(plan.environment_variables),
+    }
+    if plan.tags:
+        document["tags"] = dict(plan.tags)
+    if plan.nodes > 1:
+        document["resources"] = {"instance_count": plan.nodes}
+        document["distribution"] = {"type": "pytorch", "process_count_per_instance": 1}
+    if plan.timeout_s is not None:
+        document["limits"] = {"timeout": plan.timeout_s}
+    if plan.services:
+        document["services"] = {name: _service(name, plan) for name in plan.services}
+    text: str = yaml.safe_dump(document, sort_keys=False, width=1_000_000)  # with allow_unicode, U+0085 would be lost
+    return _notes(plan) + text
+
+
+def _notes(plan: JobPlan) -> str:
+    """Say in comments what a job made from the description would lack."""
+    paths = {file.name: file.path for file in plan.snapshot.files}
+    notes = []
+    if paths[CONFIG_NAME] != _root(plan.snapshot) / CONFIG_NAME:
+        notes.append(f"copy {paths[CONFIG_NAME]} to {CONFIG_NAME} here")
+    for setting, name in plan.files_by_setting.items():
+        notes.append(f"extraction.{setting}: {name} must lie here, and .amlignore must let it through")
+    return "".join(f"# {as_one_line(note)}\n" for note in notes)
+
+
+def _root(snapshot: Snapshot) -> Path:
+    """Return the folder of the program."""
+    return next(file.path.parent for file in snapshot.files if file.name == PROGRAM_NAME)
+
+
+def _service(name: str, plan: JobPlan) -> dict[str, object]:
+    key = {"ssh_public_keys": plan.ssh_public_key} if name == "ssh" else {}
+    return {"type": SERVICE_TYPES[name], **key}
+
+
+def describe(plan: JobPlan) -> list[str]:
+    """Return what a person wants to see before a job is submitted, as lines: what matters most comes last."""
+    lines = [*_describe_files(plan.snapshot), ""]
+    for title, texts in _describe_values(plan):
+        for text, shown in zip(texts, [title, *[""] * len(texts)], strict=False):
+            lines.append(as_one_line(f"{shown:<{TITLE_WIDTH}}{text}"))
+    lines += ["", "The command, as the service gets it:", plan.command]
+    for kind, found in (("warning", plan.warnings), ("problem", plan.problems)):
+        if found:
+            lines += ["", *(as_one_line(f"{kind}: {text}") for text in found)]
+    return lines
+
+
+def _describe_files(snapshot: Snapshot) -> list[str]:
+    root = _root(snapshot)
+    lines = [f"{len(snapshot.files):,} files, {snapshot.n_bytes / 1e6:,.1f} MB, are sent with the job:"]
+    for file in snapshot.files:
+        origin = "" if file.path == root / file.name else f"  from {file.path}"
+        lines.append(as_one_line(f"  {file.n_bytes:>11,}  {file.name}{origin}"))
+    return lines
+
+
+def _describe_values(plan: JobPlan) -> list[tuple[str, list[str]]]:
+    """Titles, with one or more lines of text each."""
+    workspace = plan.workspace
+    where = f"resource group {workspace.resource_group}, subscription {workspace.subscription_id}"
+    values = [
+        ("workspace", [workspace.workspace_name, where]),
+        ("job", [f"{plan.display_name}, experiment {plan.experiment}"]),
+        ("compute", [f"{plan.compute}, {plan.nodes} node{'s' if plan.nodes > 1 else ''}"]),
+        ("environment", [plan.environment]),
+        ("input", [f"{INPUT_NAME} = {plan.data}, {MODE_TEXTS[plan.data_mode]}"]),
+        ("output", _describe_output(plan.output)),
+        ("variables", [f"{name}={value}" for name, value in plan.environment_variables.items()]),
+        ("tags", [f"{name}={value}" for name, value in plan.tags.items()]),
+        ("services", [", ".join(plan.services)] if plan.services else []),
+        ("time limit", [] if plan.timeout_s is None else [f"{plan.timeout_s:,} s"]),
+    ]
+    return [(title, texts) for title, texts in values if texts]
+
+
+def _describe_output(output: OutputConfig) -> list[str]:
+    lines = [f"{OUTPUT_NAME}, {MODE_TEXTS[output.mode]}"]
+    if output.path is not None:
+        lines.append(f"in {output.path}")
+    if output.name is not None:
+        version = f"version {output.version}" if output.version is not None else "its next version"
+        lines.append(f"registered as data asset {output.name}, {version}, when the job has completed")
+    return lines
