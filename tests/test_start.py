@@ -54,7 +54,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 )
 def test_a_package_that_cannot_be_loaded_is_one_line(imports: str, named: str) -> None:
     result = run_script(imports=imports)
-    assert (result.returncode, result.stdout) == (5, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert named in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.endswith("pip install -r requirements.txt\n")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-EXIT_MACHINE = 5
-"""The exit code of `wsi_extract.errors.EnvironmentFaultError`, which is not loaded yet."""
+EXIT_ENVIRONMENT = 2
+"""The exit code when a package is missing or does not load, as in `wsi_extract.node_setup`: waiting does not help."""
 THIS_PACKAGE = __name__.partition(".")[0]
 NOBODY_READS = frozenset({errno.EPIPE, errno.EIO})
 """What writing to a pipe whose reader has ended, and to a terminal that was closed, fails with."""
@@ -27,7 +27,7 @@ class Imports:
     """Guards the imports of a program, as a ``with`` block around them.
 
     Until signals are handled (`wsi_extract.interrupts.stoppable`) Ctrl-C is a plain death by that signal, which shells
-    report as exit code 130, and a package that cannot be loaded is one line and exit code 5.
+    report as exit code 130, and a package that cannot be loaded is one line and exit code 2.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Imports:
             message = describe_missing(error)
             if message:
                 sys.stderr.write(f"error: {message}\n")
-                raise SystemExit(EXIT_MACHINE) from None
+                raise SystemExit(EXIT_ENVIRONMENT) from None
 
 
 def describe_missing(error: ImportError) -> str:

@@ -5,15 +5,21 @@ The floors are those of requirements.txt; an environment that was put together b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.opened_slide import openslide_version
+from wsi_extract.requirements_check import is_below
 
 OPENSLIDE_LIBRARY = "OpenSlide library"
+
+
+class OldLibrariesError(EnvironmentFaultError):
+    """Libraries with known holes are installed; nothing was begun, and running again does not help."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +56,13 @@ def check_versions() -> None:
 
     Raises
     ------
-    EnvironmentFaultError
+    OldLibrariesError
         With each of them: its version, the version it needs, and why.
     """
     found = {floor.library: _installed(floor.library) for floor in FLOORS}
     too_old = [floor for floor in FLOORS if is_below(found[floor.library], floor.least)]
     if too_old:
-        raise EnvironmentFaultError(_message(too_old, found=found), _remedy(too_old))
+        raise OldLibrariesError(_message(too_old, found=found), _remedy(too_old))
 
 
 def _installed(library: str) -> str | None:
@@ -66,23 +72,6 @@ def _installed(library: str) -> str | None:
         return version(library)
     except PackageNotFoundError:
         return None
-
-
-def is_below(found: str | None, least: str) -> bool:
-    """Tell whether a version comes before another; only the numbers at its beginning count.
-
-    >>> is_below("4.0.0", "4.0.1"), is_below("4.1", "4.0.1"), is_below("12.3", "12.3.0"), is_below(None, "1")
-    (True, False, False, False)
-    """
-    return found is not None and _numbers(found) < _numbers(least)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(\.\d+)*", text)
-    numbers = [] if match is None else [int(part) for part in match[0].split(".")]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
 
 
 def _message(too_old: Iterable[Floor], *, found: Mapping[str, str | None]) -> str:
