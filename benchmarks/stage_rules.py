@@ -60,9 +60,9 @@ RULES: tuple[tuple[Stage, tuple[str, ...]], ...] = (
     ),
     (
         Stage.SYNC,
-        tuple(
-            f"{_PACKAGE}files.py:{name}"
-            for name in ("Synchroniser", "FileBatch.rename_all", "commit_together", "fsync_folder", "make_folder")
+        (
+            f"{_PACKAGE}durable.py:",
+            *(f"{_PACKAGE}files.py:{name}" for name in ("_RenamedFiles.publish", "commit_together")),
         ),
     ),
     (

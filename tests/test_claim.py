@@ -379,6 +379,7 @@ def test_a_run_file_of_another_shape_is_named(tmp_path: Path, slides: object) ->
 def test_damaged_run_file_is_named(tmp_path: Path) -> None:
     claim_folder(tmp_path, description=describe(), fresh=False)
     run_path(tmp_path).write_bytes(b'{"settings": ')
+    (tmp_path / "train2017").mkdir()
     with pytest.raises(IntegrityError, match=r"run\.json"):
         claim_folder(tmp_path, description=describe(), fresh=False)
 

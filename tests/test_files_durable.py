@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from wsi_extract.durable import make_folder
 from wsi_extract.files import (
     commit_together,
     is_temporary,
-    make_folder,
     open_batch,
     temporary_beside,
     write_atomically,

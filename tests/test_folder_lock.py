@@ -194,7 +194,7 @@ def test_who_holds_it_says_so_in_the_file(tmp_path: Path) -> None:
     with locked(tmp_path / "new" / "out", command="convert"):
         content = json.loads(lock_path(tmp_path / "new" / "out").read_bytes())
     assert (content["pid"], content["command"]) == (os.getpid(), "convert")
-    assert set(content) == {"host", "pid", "started", "command"}
+    assert set(content) == {"host", "pid", "started", "command", "machine"}
 
 
 def test_looking_touches_nothing(tmp_path: Path) -> None:

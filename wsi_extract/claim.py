@@ -18,13 +18,14 @@ from wsi_extract.clearing import (
     find_temporaries,
     present,
     refuse_link,
-    sweep_temporaries,
+    remove_temporaries,
     unfinish,
 )
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.fault_records import slides_at_fault
 from wsi_extract.files import is_temporary, pretty_json, write_atomically
-from wsi_extract.layout import MANIFEST, OWNED, PATCHES, STATE, claim_path, lock_path, run_path
+from wsi_extract.layout import MANIFEST, OWNED, PATCHES, STATE, claim_path, lock_path, next_run_path, run_path
+from wsi_extract.mounts import CommitForm, commit_form
 from wsi_extract.record_files import read_json_object
 from wsi_extract.run_claims import SECTIONS, remove_claim, without_name, write_claim
 
@@ -65,18 +66,29 @@ def claim_folder(
         When it holds the output of a run with other settings or inputs.
     """
     known, description = _check(output_dir, description=description, failed=failed, fresh=fresh)
-    find_temporaries(output_dir)  # refuses links, of which there is no trace yet
+    left_behind = find_temporaries(output_dir)  # refuses links, of which there is no trace yet
     unfinish(output_dir)
     if fresh:
         remove_claim(output_dir)  # before anything else of the run: whoever still writes for it is to stop
         delete_output(output_dir)
-    sweep_temporaries(output_dir)
+    remove_temporaries(left_behind)
     if known is not None and not fresh:
         # Before run.json speaks of the new file: a run that is killed in between begins with this again.
         for slide_id in _repaired(output_dir, known=known, description=description):
             discard_slide(output_dir, slide_id=slide_id)
     write_claim(output_dir, description)
-    write_atomically(run_path(output_dir), pretty_json(dict(description)))
+    _write_run(output_dir, pretty_json(dict(description)))
+
+
+def _write_run(output_dir: Path, content: bytes) -> None:
+    """Write run.json; where it cannot be replaced in one step, its content is in one of two files at any moment."""
+    path, spare = run_path(output_dir), next_run_path(output_dir)
+    is_replaced = path.exists() and path.read_bytes() != content
+    if is_replaced and commit_form(output_dir) is CommitForm.DIRECT:
+        write_atomically(spare, content)
+    write_atomically(path, content)
+    if spare.exists():
+        spare.unlink(missing_ok=True)
 
 
 def check_folder(
@@ -160,7 +172,7 @@ def _read_owner(output_dir: Path) -> dict[str, Any] | None:
         raise InputError(f"--output_dir {output_dir} is no place for a data set.", "Name a folder below it.")
     _refuse_links(output_dir)
     known = _read_run(output_dir)
-    if known is None and not is_unclaimed(output_dir):
+    if known is None and not _is_barely_claimed(output_dir):
         raise InputError(
             f"{output_dir} already holds {', '.join(present(output_dir))}, not written by this program (there is no "
             f"{STATE}/run.json).",
@@ -171,9 +183,17 @@ def _read_owner(output_dir: Path) -> dict[str, Any] | None:
 
 def is_unclaimed(output_dir: Path) -> bool:
     """Tell whether the folder holds nothing of a run's but what one killed before its first step may leave."""
+    return _holds_only(output_dir, lock_path(output_dir), claim_path(output_dir))
+
+
+def _is_barely_claimed(output_dir: Path) -> bool:
+    """Tell whether nothing of a run is there beside ``run.json``: half of one was written by a run that died then."""
+    return _holds_only(output_dir, lock_path(output_dir), claim_path(output_dir), run_path(output_dir))
+
+
+def _holds_only(output_dir: Path, *early: Path) -> bool:
     if present(output_dir) not in ([], [STATE]):
         return False
-    early = (lock_path(output_dir), claim_path(output_dir))
     return all(path in early or is_temporary(path.name) for path in (output_dir / STATE).glob("*"))
 
 
@@ -192,14 +212,26 @@ def known_stain_target(output_dir: Path) -> Mapping[str, Any] | None:
 
 
 def _read_run(output_dir: Path) -> dict[str, Any] | None:
+    """Return what run.json says, or what stands for it; half of one in a folder without anything else says nothing."""
     path = run_path(output_dir)
-    known = read_json_object(path, remedy=REMEDY)
+    try:
+        known = read_json_object(path, remedy=REMEDY) or _read_spare(output_dir)
+    except IntegrityError:
+        known = _read_spare(output_dir)
+        if known is None and not _is_barely_claimed(output_dir):
+            raise
     if known is None:
         return None
     slides = known.setdefault("slides", {})
     if not isinstance(slides, dict) or not all(isinstance(slide, dict) for slide in slides.values()):
         raise IntegrityError(f"{path} is damaged: its slides are no objects.", REMEDY)
     return known
+
+
+def _read_spare(output_dir: Path) -> dict[str, Any] | None:
+    with suppress(IntegrityError):
+        return read_json_object(next_run_path(output_dir), remedy=REMEDY)
+    return None
 
 
 def _refuse_links(output_dir: Path) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from wsi_extract.durable import fsync_after_removal, remove_tree
 from wsi_extract.errors import InputError
-from wsi_extract.files import TEMPORARY_SUFFIX, fsync_folder, is_temporary, temporary_beside
+from wsi_extract.files import TEMPORARY_SUFFIX, is_temporary, temporary_beside
 from wsi_extract.layout import (
     INDEX,
     MANIFEST,
@@ -33,6 +33,7 @@ from wsi_extract.layout import (
     survey_path,
 )
 from wsi_extract.model import Split
+from wsi_extract.mounts import CommitForm, commit_form
 
 DOCUMENTS_OF_GROUPS = ("zarr.json", "*/zarr.json")
 DOCUMENTS_OF_ARRAYS = "*/*/zarr.json"
@@ -62,11 +63,17 @@ def unfinish(output_dir: Path) -> None:
         for document in (output_dir / store).glob(DOCUMENTS_OF_ARRAYS):
             document.unlink()
     index = output_dir / INDEX
-    if index.is_dir():
+    if not index.is_dir():
+        return
+    if commit_form(output_dir) is CommitForm.DIRECT:
+        for pattern in DOCUMENTS_OF_GROUPS:
+            _unlink_durably(list(index.glob(pattern)))
+    else:
         aside = temporary_beside(index)  # all of it in one step; the next start collects what is left of it
         index.rename(aside)
-        fsync_folder(output_dir)
-        shutil.rmtree(aside)
+        fsync_after_removal(output_dir)
+        index = aside
+    remove_tree(index)
 
 
 def _unlink_durably(paths: list[Path]) -> None:
@@ -74,7 +81,7 @@ def _unlink_durably(paths: list[Path]) -> None:
     for path in removed:
         path.unlink()
     for folder in sorted({path.parent for path in removed}):
-        fsync_folder(folder)
+        fsync_after_removal(folder)
 
 
 def delete_output(output_dir: Path) -> None:
@@ -89,11 +96,11 @@ def delete_output(output_dir: Path) -> None:
     for folder in records:
         _delete(folder)
     if records:
-        fsync_folder(state)
+        fsync_after_removal(state)
     for name in present(output_dir):
         if name != STATE:
             _delete(output_dir / name)
-    fsync_folder(output_dir)
+    fsync_after_removal(output_dir)
     for child in state.iterdir() if state.is_dir() else ():
         if child not in (run_path(output_dir), lock_path(output_dir)):
             _delete(child)
@@ -129,7 +136,7 @@ def discard_slide(output_dir: Path, *, slide_id: str) -> None:
     for path in paths:
         if path.is_symlink() or path.exists():
             _delete(path)
-            fsync_folder(path.parent)
+            fsync_after_removal(path.parent)
 
 
 def find_temporaries(output_dir: Path) -> list[Path]:
@@ -147,9 +154,14 @@ def find_temporaries(output_dir: Path) -> list[Path]:
 
 def sweep_temporaries(output_dir: Path) -> None:
     """Remove what `find_temporaries` finds. Nothing may be writing."""
-    for path in find_temporaries(output_dir):
+    remove_temporaries(find_temporaries(output_dir))
+
+
+def remove_temporaries(found: Iterable[Path]) -> None:
+    """Remove files and folders of temporaries, as far as they are still there."""
+    for path in found:
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             path.unlink(missing_ok=True)
 
@@ -186,6 +198,6 @@ def refuse_link(path: Path) -> None:
 
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         path.unlink()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from wsi_extract.files import atomic_writer
+from wsi_extract.files import atomic_writer, scratch_for
 from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
 
 AREA_DECIMALS = 8
@@ -153,7 +152,7 @@ def open_coco(path: Path, *, category_names: dict[int, str], description: str) -
             {"id": key, "name": name, "supercategory": "cell"} for key, name in sorted(category_names.items())
         ],
     }
-    with atomic_writer(path) as stream, tempfile.TemporaryFile(dir=path.parent) as spool:
+    with atomic_writer(path) as stream, scratch_for(path) as spool:
         head_json = json.dumps(head, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
         stream.write(head_json[:-1].encode() + b',\n"images":[')
         yield CocoWriter(stream, spool)

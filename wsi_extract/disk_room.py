@@ -12,6 +12,7 @@ from typing import Self
 from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.layout import PATCHES, PIXELS, split_folder
 from wsi_extract.model import Split
+from wsi_extract.mounts import CommitForm, commit_form
 
 DISK_RESERVE = 1.1
 """Room asked for, as a multiple of the expected size."""
@@ -49,6 +50,8 @@ class DiskRoom:
         EnvironmentFaultError
             When the folder cannot be reached.
         """
+        if commit_form(output_dir) is CommitForm.DIRECT:  # what a mount of a store tells is the room of its cache
+            return cls(output_dir=output_dir, written_bytes=0, free_bytes=math.inf)
         pixels = (*(split_folder(split) for split in Split), PATCHES, PIXELS)
         files = (file for name in pixels for file in (output_dir / name).rglob("*") if file.is_file())
         return cls(
@@ -95,7 +98,7 @@ class DiskRoom:
             return
         self._last_look.again_s = now_s + LOOK_EVERY_S
         room = _room_of(self.output_dir)
-        free_bytes = _free_bytes(room)
+        free_bytes = _free_bytes(room) if math.isfinite(self.free_bytes) else math.inf
         if reserve_bytes is None:
             reserve_bytes = min(RESERVE_BYTES, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
         if free_bytes < reserve_bytes:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import IO, Self
+from typing import IO, Protocol
 from uuid import uuid4
 
+from wsi_extract.direct_files import DirectFiles, missing_of, write_and_hand_over, write_staged
+from wsi_extract.durable import Synchroniser, fsync_folders, make_folder, name_file
+from wsi_extract.mounts import CommitForm, commit_form
 from wsi_extract.renames import remove_quietly, replace_file
+from wsi_extract.staging import Stage, open_spool
 
 TEMPORARY_SUFFIX = ".partial"
-SYNC_THREADS = 16
-"""The file system commits what waits together at once: 256 files take 0.05 s with 16 threads, 0.9 s one by one."""
-SYNC_BATCH = 16
-MAX_WAITING_BATCHES = 8
-"""Of one writer: their files are open because they are not durable yet; the usual limit of a process is 1,024."""
-NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES})
-"""What a file system says that cannot make folders durable, and EACCES of one that may be changed but not listed."""
+SYNC_STEP_BYTES = 2**24
+"""What is written of a long file goes to the disk in steps of this size, while the next bytes are made."""
 
 
 def temporary_beside(path: Path) -> Path:
@@ -41,48 +38,19 @@ def is_temporary(name: str) -> bool:
     return re.fullmatch(rf".+\.[0-9a-f]{{12}}{re.escape(TEMPORARY_SUFFIX)}", name, re.DOTALL) is not None
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable; nothing where the file system has no durable folders.
-
-    Raises
-    ------
-    OSError
-        When it has, and failed.
-    """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in NO_FOLDER_SYNC:
-            _name_file(error, str(folder))
-            raise
-
-
-def fsync_folders(folders: Iterable[Path]) -> None:
-    """Make renames inside the folders durable, and the folders themselves.
-
-    A folder that was found may have been made a moment ago by another process, which died before it was durable.
-    """
-    for each in sorted({each for folder in folders for each in (folder, folder.parent)}):
-        fsync_folder(each)
-
-
-def make_folder(folder: Path) -> None:
-    """Create ``folder`` and its parents where they are missing, durably."""
-    if folder.is_dir():
-        return
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in reversed(missing):
-        fsync_folder(path.parent)
-
-
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary beside ``path``; on success make it durable and rename it into place, else remove it."""
+    """Open a file that gets the name ``path`` when the block has ended; when it raises, what was there is there still.
+
+    A temporary beside it, made durable and renamed; or, in `CommitForm.DIRECT`, one elsewhere whose content is written
+    to ``path`` at the end.
+    """
+    if commit_form(path.parent) is CommitForm.DIRECT:
+        with closing(Stage()) as stage:
+            with stage.open_file(str(path)) as spool:
+                yield spool
+            write_staged(missing_of(stage.files), record=None)
+        return
     make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
@@ -93,138 +61,53 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
         replace_file(str(temporary), str(path))
     except BaseException as error:
         remove_quietly((str(temporary),))
-        _name_file(error, str(path))
+        name_file(error, str(path))
         raise
     fsync_folders((path.parent,))
 
 
-def _name_file(error: BaseException, path: str) -> None:
-    """Say which file, or folder, an error is about: the system does not when a write or a wait for the disk fails."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename is None and path:
-        error.filename = path
-
-
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``, whole or not at all."""
+    """Write ``data`` to ``path``, whole or not at all.
+
+    In `CommitForm.DIRECT` a file that holds just that is left alone: while it is written, it would be neither.
+    """
     with atomic_writer(path) as stream:
         stream.write(data)
 
 
-class Synchroniser:
-    """Makes files durable on threads of its own, while their writer goes on.
-
-    The threads live no longer than the ``with`` block, so that a later fork inherits none. When the block has ended
-    all files are durable; when it raises, they are closed. Where the system grants no thread, the writer's own does it.
-
-    Files are handed over in batches, and a further thread starts only when batches wait: on a fast disk one thread is
-    enough, and every change of threads takes time from the writer; a slow disk commits at once what waits together.
-
-    Parameters
-    ----------
-    n_threads
-        The most batches that are synchronised at a time.
-    n_files
-        Of a batch.
-    """
-
-    def __init__(self, *, n_threads: int = SYNC_THREADS, n_files: int = SYNC_BATCH) -> None:
-        self._n_threads = n_threads
-        self._n_files = n_files
-        self._threads: list[Thread] = []
-        self._collected: list[int] = []
-        self._waiting: SimpleQueue[list[int] | None] = SimpleQueue()
-        self._errors: list[OSError] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._end_threads()
-        if kind is None:
-            self._raise_first()
-
-    def wait(self) -> None:
-        """Return when all files that were added are durable.
-
-        Raises
-        ------
-        OSError
-            When one of them could not be made durable.
-        """
-        self._end_threads()
-        self._raise_first()
-
-    def _end_threads(self) -> None:
-        try:
-            self._hand_over()
-        finally:
-            self._waiting.put(None)
-            for thread in self._threads:
-                thread.join()
-        self._waiting = SimpleQueue()
-        self._threads.clear()
-
-    def add(self, descriptor: int) -> None:
-        """Take over an open file: synchronise and close it, now or later.
-
-        Raises
-        ------
-        OSError
-            When a file that was added before could not be made durable.
-        """
-        self._collected.append(descriptor)
-        if len(self._collected) >= self._n_files:
-            self._hand_over()
-            self._raise_first()
-
-    def _hand_over(self) -> None:
-        if not self._collected:
-            return
-        n_waiting = self._waiting.qsize()
-        if len(self._threads) < self._n_threads and (n_waiting or not self._threads):
-            self._start_thread()
-        batch, self._collected = self._collected, []
-        if not self._threads or n_waiting >= MAX_WAITING_BATCHES:
-            self._synchronise_all(batch)  # a slow disk: what is written must not run away from it
-        else:
-            self._waiting.put(batch)
-
-    def _start_thread(self) -> None:
-        thread = Thread(target=self._work, args=(self._waiting,), name="synchroniser", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the system grants no more: those that run have to do
-            self._n_threads = len(self._threads)
-        else:
-            self._threads.append(thread)
-
-    def _work(self, waiting: SimpleQueue[list[int] | None]) -> None:
-        while (batch := waiting.get()) is not None:
-            self._synchronise_all(batch)
-        # For the next thread. Not one word for each of them: a signal may arrive between the start of a thread and the
-        # note of it, and that thread would take the word of another one, which would be waited for without end.
-        waiting.put(None)
-
-    def _synchronise_all(self, descriptors: Sequence[int]) -> None:
-        for descriptor in descriptors:
-            self._synchronise(descriptor)
-
-    def _synchronise(self, descriptor: int) -> None:
-        try:
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:  # of closing as well: a network file system may fail only then
-            self._errors.append(error)
-
-    def _raise_first(self) -> None:
-        if self._errors:
-            raise self._errors[0]
+def scratch_for(path: Path) -> AbstractContextManager[IO[bytes]]:
+    """Open a temporary without a name, for what is to be copied to ``path`` later: beside it, where files may be."""
+    if commit_form(path.parent) is CommitForm.DIRECT:
+        return open_spool()
+    return tempfile.TemporaryFile(dir=path.parent)
 
 
-class FileBatch:
-    """Takes files that get their names together. Made by `open_batch`."""
+class Writes(Protocol):
+    """A file that is written bit by bit, from the beginning."""
+
+    def write(self, data: bytes, /) -> int:
+        """Append bytes."""
+
+
+class _SteadyFile:
+    """Makes what is written durable in steps."""
+
+    def __init__(self, stream: IO[bytes], steps: Synchroniser) -> None:
+        self._stream = stream
+        self._steps = steps
+        self._n_waiting_bytes = 0
+
+    def write(self, data: bytes, /) -> int:
+        n_written = self._stream.write(data)
+        self._n_waiting_bytes += n_written
+        if self._n_waiting_bytes >= SYNC_STEP_BYTES:
+            self._n_waiting_bytes = 0
+            self._steps.add(os.dup(self._stream.fileno()))
+        return n_written
+
+
+class _RenamedFiles:
+    """Files under temporary names. `CommitForm.RENAME`."""
 
     def __init__(self, synchroniser: Synchroniser) -> None:
         self._synchroniser = synchroniser
@@ -233,29 +116,15 @@ class FileBatch:
         self._pending: list[tuple[str, str]] = []
 
     def add(self, path: str, data: bytes) -> None:
-        """Write ``data`` beside ``path``, below a folder that is made where it is missing.
-
-        Raises
-        ------
-        OSError
-            When the file cannot be written, or a path is given twice.
-        """
         temporary = self._temporary_for(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            n_written = os.write(descriptor, data)
-            while n_written < len(data):  # a signal, or a disk that is about to be full
-                n_written += os.write(descriptor, memoryview(data)[n_written:])
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._synchroniser.add(descriptor)
+        write_and_hand_over(descriptor, (data,), self._synchroniser)
 
     @contextmanager
-    def open_file(self, path: str) -> Iterator[IO[bytes]]:
-        """Open a file that is written bit by bit, otherwise like `add`."""
+    def open_file(self, path: str) -> Iterator[Writes]:
         with Path(self._temporary_for(path)).open("xb") as stream:
-            yield stream
+            with Synchroniser(n_threads=1, n_files=1) as steps:
+                yield _SteadyFile(stream, steps)
             stream.flush()
             self._synchroniser.add(os.dup(stream.fileno()))
 
@@ -269,16 +138,9 @@ class FileBatch:
         return temporary
 
     def make_durable(self) -> None:
-        """Return when what was written so far is durable: the moment to refuse it, before any file has its name.
-
-        Raises
-        ------
-        OSError
-            When a file could not be made durable.
-        """
         self._synchroniser.wait()
 
-    def rename_all(self) -> None:
+    def publish(self) -> None:
         """Give all files their names, durably; they have to be durable themselves."""
         for temporary, path in self._pending:
             replace_file(temporary, path)
@@ -286,30 +148,101 @@ class FileBatch:
 
     @property
     def place(self) -> str:
-        """A folder of the batch, for messages."""
         return min(self._folders, default="")
 
-    def remove_all(self) -> None:
+    def discard(self) -> None:
         """Remove what has no name yet."""
         remove_quietly(temporary for temporary, _ in self._pending)
 
+    def close(self) -> None:
+        """Keep nothing: all is with the synchroniser, or renamed."""
+
+
+class FileBatch:
+    """Takes files of one output folder that get their names together. Made by `open_batch`."""
+
+    def __init__(self, synchroniser: Synchroniser, *, record: Path | None) -> None:
+        self._synchroniser = synchroniser
+        self._record = record
+        self._files: _RenamedFiles | DirectFiles | None = None
+
+    def _files_for(self, path: str) -> _RenamedFiles | DirectFiles:
+        """Return what takes the files: the first one's folder decides for all."""
+        if self._files is None:
+            is_direct = commit_form(path.rpartition("/")[0]) is CommitForm.DIRECT
+            self._files = DirectFiles(record=self._record) if is_direct else _RenamedFiles(self._synchroniser)
+        return self._files
+
+    def add(self, path: str, data: bytes) -> None:
+        """Take a file with all its bytes; its folder is made where it is missing.
+
+        Raises
+        ------
+        OSError
+            When the file cannot be written, or a path is given twice.
+        """
+        self._files_for(path).add(path, data)
+
+    def open_file(self, path: str) -> AbstractContextManager[Writes]:
+        """Open a file that is written bit by bit, otherwise like `add`."""
+        return self._files_for(path).open_file(path)
+
+    def make_durable(self) -> None:
+        """Return when what was written so far is durable: the moment to refuse it, before any file has its name.
+
+        Raises
+        ------
+        OSError
+            When a file could not be made durable.
+        """
+        if self._files is not None:
+            self._files.make_durable()
+
+    def publish(self) -> None:
+        """Let all files appear, durably."""
+        if self._files is not None:
+            self._files.publish()
+
+    @property
+    def place(self) -> str:
+        """A folder of the batch, for messages."""
+        return "" if self._files is None else self._files.place
+
+    def discard(self) -> None:
+        """Remove what has no name yet."""
+        if self._files is not None:
+            self._files.discard()
+
+    def close(self) -> None:
+        """Free what the batch holds, whether its files appeared or not."""
+        if self._files is not None:
+            self._files.close()
+
 
 @contextmanager
-def open_batch() -> Iterator[FileBatch]:
+def open_batch(*, record: Path | None = None) -> Iterator[FileBatch]:
     """Write many files that appear together, when the block has ended and all of them are durable, or not at all.
 
     Files are made durable while the next ones are written. Only renaming can stop half-way: each file is whole then.
+    In `CommitForm.DIRECT`, files are kept elsewhere until the block has ended, and may then stop half-way in any state.
+
+    Parameters
+    ----------
+    record
+        What vouches for the files once they are there. In `CommitForm.DIRECT` it is removed, durably, before one of
+        them is written over; files that are there already, with the same bytes, stay as they are.
     """
     synchroniser = Synchroniser()
-    batch = FileBatch(synchroniser)
-    try:
-        with synchroniser:
-            yield batch
-        batch.rename_all()
-    except BaseException as error:
-        batch.remove_all()
-        _name_file(error, batch.place)
-        raise
+    batch = FileBatch(synchroniser, record=record)
+    with closing(batch):
+        try:
+            with synchroniser:
+                yield batch
+            batch.publish()
+        except BaseException as error:
+            batch.discard()
+            name_file(error, batch.place)
+            raise
 
 
 def commit_together(pending: Sequence[tuple[Path, Path]]) -> None:
@@ -319,7 +252,7 @@ def commit_together(pending: Sequence[tuple[Path, Path]]) -> None:
             for temporary, _ in pending:  # for writing as well: a share may refuse to flush what is read
                 synchroniser.add(os.open(temporary, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        _name_file(error, str(pending[0][1].parent))
+        name_file(error, str(pending[0][1].parent))
         raise
     for temporary, path in pending:
         replace_file(str(temporary), str(path))

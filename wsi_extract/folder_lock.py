@@ -4,27 +4,28 @@ The lock is the kernel's (`flock`): it ends with its process, however that dies,
 What stands in the file is for people, and tells how the last writer ended: an orderly end empties it, also after an
 error or a signal. Content that nobody holds a lock on means ``kill -9``, a crash of native code, or a power cut. It is
 put back after such an end by a successor that did not succeed either: what killed the one may be still to come.
+
+Where files are committed directly, as in a mounted object store, nothing can be locked: see `wsi_extract.folder_note`.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from wsi_extract.causes import name_of
+from wsi_extract.durable import make_folder
 from wsi_extract.errors import EnvironmentFaultError, InputError
-from wsi_extract.files import make_folder
+from wsi_extract.folder_note import MAX_CONTENT_BYTES, describe_self, is_held_here, noted, read_note, taken
 from wsi_extract.interrupts import held
 from wsi_extract.layout import lock_path
+from wsi_extract.mounts import CommitForm, commit_form
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 """What file systems without locks answer, such as some network shares."""
@@ -32,7 +33,6 @@ IS_LINK = frozenset({errno.ELOOP, errno.ENOTDIR})
 PATIENCE_S = 0.5
 """Processes that only look hold a lock of their own for a moment: see `_is_free`."""
 LOOK_AGAIN_S = 0.02
-MAX_CONTENT_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,8 @@ class FolderLock:
 
     is_exclusive: bool
     """Whether the file system keeps others out; some network shares cannot."""
+    rival: str = ""
+    """Who may be writing there as well, in a sentence; empty when nobody is known."""
 
 
 @contextmanager
@@ -62,6 +64,10 @@ def locked(output_dir: Path, *, command: str) -> Iterator[FolderLock]:
     InputError
         When the file of the lock, or its folder, is a link.
     """
+    if commit_form(output_dir) is CommitForm.DIRECT:
+        with noted(output_dir, command=command) as rival:
+            yield FolderLock(is_exclusive=False, rival=rival)
+        return
     path = lock_path(output_dir)
     held_lock = _acquire(path, output_dir=output_dir)
     is_done = False
@@ -69,7 +75,7 @@ def locked(output_dir: Path, *, command: str) -> Iterator[FolderLock]:
     try:
         mark = os.pread(held_lock.descriptor, MAX_CONTENT_BYTES, 0)
         with held():
-            _replace_content(held_lock.descriptor, _describe_self(command), path=path)
+            _replace_content(held_lock.descriptor, describe_self(command), path=path)
         try:
             yield FolderLock(is_exclusive=held_lock.is_exclusive)
         except BaseException:
@@ -92,6 +98,10 @@ def refuse_locked(output_dir: Path) -> None:
     EnvironmentFaultError
         As `locked` does.
     """
+    if commit_form(output_dir) is CommitForm.DIRECT:
+        if is_held_here(output_dir):
+            raise taken(read_note(output_dir), output_dir=output_dir)
+        return
     path = lock_path(output_dir)
     descriptor = _open_to_look(path)
     if descriptor is None:
@@ -111,6 +121,8 @@ def ended_hard(output_dir: Path) -> bool:
     EnvironmentFaultError
         When the system does not even say whether the lock is held.
     """
+    if commit_form(output_dir) is CommitForm.DIRECT:
+        return bool(read_note(output_dir)) and not is_held_here(output_dir)
     path = lock_path(output_dir)
     descriptor = _open_to_look(path)
     if descriptor is None:
@@ -254,22 +266,8 @@ def _replace_content(descriptor: int, content: bytes, *, path: Path) -> None:
         raise
 
 
-def _describe_self(command: str) -> bytes:
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    document = {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "command": command}
-    return (json.dumps(document, ensure_ascii=False) + "\n").encode()
-
-
 def _taken(descriptor: int, *, output_dir: Path) -> EnvironmentFaultError:
-    try:
-        holder = json.loads(os.pread(descriptor, MAX_CONTENT_BYTES, 0))
-        who = f"process {holder['pid']} on {holder['host']} since {holder['started']} ({holder['command']})"
-    except (ValueError, KeyError, TypeError):  # it has the lock, and is about to say who it is
-        who = "another process"
-    return EnvironmentFaultError(
-        f"{output_dir} is being written by {who}.",
-        "Wait until it has ended, stop it, or choose another --output_dir.",
-    )
+    return taken(os.pread(descriptor, MAX_CONTENT_BYTES, 0), output_dir=output_dir)
 
 
 def _not_granted(path: Path, error: OSError) -> EnvironmentFaultError:

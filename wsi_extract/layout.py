@@ -9,6 +9,7 @@ out/
   manifest.json, slides.csv, errors.jsonl, dask-report.html
   .wsi_extract/                                      the run's memory: what lets it resume and be audited
     run.json                                         settings and inputs the folder belongs to
+    run.next.json                                    the same, while run.json is written over in an object store
     plans/<slide_id>.npz, .json                      planned patches and tissue mask; the .json is written last
     records/<slide_id>/<block>.json                  a block is done when its record exists
     slides/<slide_id>.json                           a slide is done when its manifest exists
@@ -90,6 +91,11 @@ def scene_folder(output_dir: Path, *, slide_id: str) -> Path:
 def run_path(output_dir: Path) -> Path:
     """Return the file that says which run the folder belongs to."""
     return output_dir / STATE / "run.json"
+
+
+def next_run_path(output_dir: Path) -> Path:
+    """Return what stands for `run_path` while that is written over, where it cannot be replaced in one step."""
+    return output_dir / STATE / "run.next.json"
 
 
 def plan_path(output_dir: Path, *, slide_id: str) -> Path:

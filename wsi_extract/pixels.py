@@ -179,7 +179,8 @@ def write_pixels(job: PixelJob, slides: SlideCache) -> PixelRecord:
         check_repeated(_describe(job, finished), path=record_path)
         check_claim(job.output_dir, job.run_digest)
 
-    stored = write_pixel_shard(path, read_chunks(slide, job), codec=job.codec, check=check)
+    chunks = read_chunks(slide, job)
+    stored = write_pixel_shard(path, chunks, codec=job.codec, check=check, record=record_path)
     record = encode_pixel_document(_describe(job, stored))
     check_claim(job.output_dir, job.run_digest)
     write_atomically(record_path, record)

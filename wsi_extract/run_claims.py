@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from wsi_extract.durable import fsync_after_removal
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.files import canonical_json, fsync_folder, sha256_of, write_atomically
+from wsi_extract.files import canonical_json, sha256_of, write_atomically
 from wsi_extract.layout import claim_path
 
 SECTIONS = ("program", "libraries", "annotations", "settings", "stain_target")
@@ -46,7 +47,7 @@ def remove_claim(output_dir: Path) -> None:
     path = claim_path(output_dir)
     if path.exists():
         path.unlink()
-        fsync_folder(path.parent)
+        fsync_after_removal(path.parent)
 
 
 def read_claim(output_dir: Path) -> str | None:

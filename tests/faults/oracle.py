@@ -60,12 +60,20 @@ class Oracle:
         """The patches of all splits."""
         return _images(self.expected)
 
-    def judge_unfinished(self, out: Path) -> Verdict:
-        """Judge a folder whose run died: nothing half-written under a final name, nothing that looks finished."""
+    def judge_unfinished(self, out: Path, *, may_be_torn: bool = False) -> Verdict:
+        """Judge a folder whose run died: nothing half-written under a final name, nothing that looks finished.
+
+        Parameters
+        ----------
+        may_be_torn
+            Whether files may end too early, as where they are written directly: they count as absent then.
+        """
         verdict = Verdict()
-        if (out / MANIFEST).exists():
-            self._judge_whole(out, verdict)
         present = {name: path for name, path in _files_below(out) if not _is_leftover(name)}
+        if may_be_torn:
+            present = {name: path for name, path in present.items() if not self._is_torn(name, path)}
+        if MANIFEST in present:
+            self._judge_whole(out, verdict)
         for name, path in present.items():
             if role_of_file(name) in OF_THIS_RUN:
                 continue
@@ -78,6 +86,13 @@ class Oracle:
                 if needed not in present:
                     verdict.problems.append(f"{name}: says that {needed} is done, which is not there")
         return verdict
+
+    def _is_torn(self, name: str, path: Path) -> bool:
+        """Whether a file is the beginning of what it should be; of the manifest, which tells times, whether half."""
+        data = path.read_bytes()
+        if name == MANIFEST:
+            return not data.endswith(b"}\n")
+        return name in self.files and len(data) < len(self.files[name]) and self.files[name].startswith(data)
 
     def _needed_by(self, name: str) -> Iterator[str]:
         """Yield what must be there before a file may."""
@@ -101,7 +116,8 @@ class Oracle:
         """Return what tells whether finished work is done again: of records, and of their files of pixels."""
         facts: dict[str, tuple[int, int, int]] = {}
         for name, _ in _files_below(out):
-            if role_of_file(name) in ("record", "pixel_record") and name in self.files:
+            is_record = role_of_file(name) in ("record", "pixel_record")
+            if is_record and name in self.files and (out / name).read_bytes() == self.files[name]:
                 for each in (name, *self._needed_by(name)):
                     if (out / each).is_file():
                         facts[each] = _facts_of(out / each)

@@ -57,6 +57,11 @@ class Shop:
     folder: Path
     n_slides: int = N_SLIDES
     patches_per_slide: int = 20
+    is_direct: bool = False
+    """Whether runs write files directly, see `wsi_extract.mounts.CommitForm`; the environment, or the file system of
+    ``out_root``, has to tell them."""
+    out_root: Path | None = None
+    """Where output folders of disturbed runs are; beside the inputs unless told otherwise."""
     forker: Forker = field(default_factory=Forker, init=False)
     _oracles: dict[Store, Oracle] = field(default_factory=dict, init=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, init=False)
@@ -98,7 +103,7 @@ class Shop:
 
     def new_folder(self) -> Path:
         """Return an output folder that is not there yet."""
-        return self.folder / f"out_{next(self._numbers)}"
+        return (self.out_root or self.folder) / f"out_{next(self._numbers)}"
 
     def trace(self, store: Store) -> list[str]:
         """Return the names of the operations of an undisturbed run, in their order, paths behind a tab."""
@@ -156,7 +161,7 @@ class Shop:
         if code == PARTIAL:
             verdict.problems += _problems_of_partial(out, blamed=blamed)
         elif code != COMPLETE and out.is_dir():
-            _add(verdict, oracle.judge_unfinished(out), when="before resuming")
+            _add(verdict, oracle.judge_unfinished(out, may_be_torn=self.is_direct), when="before resuming")
             before = oracle.facts_of_records(out)
         while code != COMPLETE and n_resumes < MAX_RESUMES:
             again = self.run(out, store=store)

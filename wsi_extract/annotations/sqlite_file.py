@@ -22,6 +22,7 @@ from pathlib import Path
 
 from wsi_extract.annotations.source import SUPPORTED, shortened
 from wsi_extract.errors import AnnotationError, EnvironmentFaultError
+from wsi_extract.scratch import local_scratch
 
 SQLITE_MAGIC = b"SQLite format 3\x00"
 LARGEST_VALUE_BYTES = 1 << 24
@@ -121,13 +122,14 @@ def _connect(path: Path, *, query: str) -> sqlite3.Connection:
 
 def _copy_to_scratch(files: Sequence[Path], *, resources: ExitStack) -> Path:
     """Copy the database and its sidecars, under the same names, and return the database's copy."""
+    scratch = local_scratch()
     try:
-        folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="wsi_extract_")))
+        folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="wsi_extract_", dir=scratch)))
         for file in files:
             shutil.copyfile(file, folder / file.name)
     except OSError as error:
         raise EnvironmentFaultError(
-            f"cannot copy {files[0]} to a scratch folder in {tempfile.gettempdir()}: {error}.",
+            f"cannot copy {files[0]} to a scratch folder in {scratch}: {error}.",
             "Free some space there, or set TMPDIR to another folder.",
         ) from error
     _refuse_super_journal(folder, path=files[0])

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
-from wsi_extract.files import fsync_folder, make_folder, temporary_beside
+from wsi_extract.durable import fsync_folder, make_folder
+from wsi_extract.files import temporary_beside
 from wsi_extract.interrupts import Check, held
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from wsi_extract.durable import make_folder
 from wsi_extract.export.loose_files import LooseFile, write_missing
 from wsi_extract.export.names import CLASS_NAMES, class_names, patch_name
 from wsi_extract.export.options import Classes
 from wsi_extract.export.source import Source
-from wsi_extract.files import make_folder
 
 
 def write_split(source: Source, destination: Path, *, classes: Classes, advance: Callable[[int], None]) -> None:

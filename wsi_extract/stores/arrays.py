@@ -7,7 +7,6 @@ array that fits into one chunk has a chunk of just its rows. The same rows give 
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from wsi_extract.durable import remove_tree
 from wsi_extract.errors import IntegrityError
 from wsi_extract.files import write_atomically
 from wsi_extract.stores.zarr_json import (
@@ -129,7 +129,7 @@ def remove_node(folder: Path) -> None:
     """
     (folder / DOCUMENT_NAME).unlink(missing_ok=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        remove_tree(folder)
 
 
 def write_array(folder: Path, rows: Rows) -> None:

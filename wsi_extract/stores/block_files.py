@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.files import FileBatch, accept, open_batch
-from wsi_extract.layout import patch_shard_path, split_folder
+from wsi_extract.layout import patch_shard_path, record_path, split_folder
 from wsi_extract.model import Split
 from wsi_extract.records import BlockDocument
 from wsi_extract.run_claims import check_claim
@@ -82,7 +82,8 @@ def write_block_files(
         When the output cannot be written.
     """
     target.check_claim()
-    with open_batch() as batch:
+    record = record_path(target.output_dir, slide_id=document["slide_id"], index=document["index"])
+    with open_batch(record=record) as batch:
         if target.store.has_patch_arrays:
             _write_arrays(batch, document, patches, target=target, place=place)
         elif target.store.has_png:

@@ -90,6 +90,7 @@ def write_pixel_shard(
     *,
     codec: PixelCodec,
     check: Callable[[StoredShard], None] = accept,
+    record: Path | None = None,
 ) -> StoredShard:
     """Write all chunks of one shard.
 
@@ -100,6 +101,8 @@ def write_pixel_shard(
         their order.
     check
         Raises when the shard, which is durable by then, must not appear; nothing is replaced in that case.
+    record
+        What vouches for the shard, see `wsi_extract.files.open_batch`.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def write_pixel_shard(
         When a chunk has another shape, is given twice, or does not belong to the shard.
     """
     encoded = ((number, codec.encode(_whole_chunk(pixels))) for number, pixels in chunks)
-    return write_shard(path, encoded, n_chunks=CHUNKS_PER_SHARD, check=check)
+    return write_shard(path, encoded, n_chunks=CHUNKS_PER_SHARD, check=check, record=record)
 
 
 def _whole_chunk(pixels: RgbImage) -> RgbImage:

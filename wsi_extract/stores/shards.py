@@ -15,21 +15,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import FileBatch, Synchroniser, accept, open_batch
+from wsi_extract.files import FileBatch, Writes, accept, open_batch
 from wsi_extract.stores.codecs import CRC_BYTES, checksum_of
 
 ABSENT = 2**64 - 1
 ENTRY_BYTES = 16
 MAX_OPEN_SHARDS = 128
 """Files kept open by one reader; the usual limit of a process is 1,024."""
-SYNC_STEP_BYTES = 2**24
-"""What is written of a shard goes to the disk in steps of this size, while the next chunks are made."""
 
 IndexArray = npt.NDArray[np.uint64]
 """(n, 2) uint64, columns (offset, length), bytes."""
@@ -50,10 +48,8 @@ class StoredShard:
 class ShardWriter:
     """Takes the chunks of one shard in any order; the file keeps that order. Made by `open_shard`."""
 
-    def __init__(self, stream: IO[bytes], *, n_chunks: int, synchroniser: Synchroniser) -> None:
+    def __init__(self, stream: Writes, *, n_chunks: int) -> None:
         self._stream = stream
-        self._synchroniser = synchroniser
-        self._n_bytes_handed_over = 0
         self._index: IndexArray = np.full((n_chunks, 2), ABSENT, dtype=np.uint64)
         self._digest = hashlib.sha256()
         self._n_bytes = 0
@@ -91,9 +87,6 @@ class ShardWriter:
         self._stream.write(data)
         self._digest.update(data)
         self._n_bytes += len(data)
-        if self._n_bytes - self._n_bytes_handed_over >= SYNC_STEP_BYTES:
-            self._n_bytes_handed_over = self._n_bytes
-            self._synchroniser.add(os.dup(self._stream.fileno()))
 
 
 @contextmanager
@@ -105,8 +98,8 @@ def open_shard(batch: FileBatch, path: Path, *, n_chunks: int) -> Iterator[Shard
     n_chunks
         Chunks the shard has room for. Those that are never added are absent.
     """
-    with batch.open_file(str(path)) as stream, Synchroniser(n_threads=1, n_files=1) as synchroniser:
-        yield ShardWriter(stream, n_chunks=n_chunks, synchroniser=synchroniser)
+    with batch.open_file(str(path)) as stream:
+        yield ShardWriter(stream, n_chunks=n_chunks)
 
 
 def write_shard(
@@ -115,6 +108,7 @@ def write_shard(
     *,
     n_chunks: int,
     check: Callable[[StoredShard], None] = accept,
+    record: Path | None = None,
 ) -> StoredShard:
     """Write one whole shard from pairs of a chunk's number and its bytes; memory holds one chunk at a time.
 
@@ -122,8 +116,10 @@ def write_shard(
     ----------
     check
         Raises when the shard, which is durable by then, must not appear; nothing is replaced in that case.
+    record
+        What vouches for the shard, see `open_batch`.
     """
-    with open_batch() as batch:
+    with open_batch(record=record) as batch:
         with open_shard(batch, path, n_chunks=n_chunks) as shard:
             n_given = 0
             for number, data in chunks:
