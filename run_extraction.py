@@ -1,13 +1,16 @@
 """The main job: slides and annotations in, a COCO data set out. ``python run_extraction.py --help`` lists all settings.
 
-Exit codes: 0 complete; 2 bad usage, config or input; 3 finished, but some slides failed; 5 the machine failed,
-resumable; 6 the output folder belongs to another run or is damaged; 129, 130 or 143 interrupted by SIGHUP (the terminal
-was closed), SIGINT (Ctrl-C) or SIGTERM, resumable.
+Exit codes: 0 complete; 2 bad usage, config, input or environment; 3 finished, but some slides failed; 5 the machine
+failed, resumable; 6 the output folder belongs to another run or is damaged; 129, 130 or 143 interrupted by SIGHUP (the
+terminal was closed), SIGINT (Ctrl-C) or SIGTERM, resumable.
 """
 
-from __future__ import annotations
+from wsi_extract.node_setup import prepare_node
 
-from wsi_extract.start import Imports, describe_missing, run_program
+if __name__ == "__main__":
+    prepare_node()  # this far the oldest Python must come, so nothing of ours is imported before
+
+from wsi_extract.start import EXIT_ENVIRONMENT, Imports, describe_missing, run_program
 
 with Imports(__name__):
     import argparse
@@ -16,16 +19,13 @@ with Imports(__name__):
     from collections.abc import Sequence
     from enum import Enum
     from pathlib import Path
-    from typing import TYPE_CHECKING, get_args
+    from typing import get_args
 
     from wsi_extract.config import SECTIONS, RunConfig, load_config
     from wsi_extract.config_sources import defaults_of_job, parse_flag, read_extraction_object
     from wsi_extract.errors import ConfigError, EnvironmentFaultError, WsiExtractError
     from wsi_extract.interrupts import Check, exit_code_of, held, stoppable
     from wsi_extract.printable import as_printable
-
-if TYPE_CHECKING:
-    pass
 
 EXIT_PARTIAL = 3
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "config.json"
@@ -115,17 +115,26 @@ def extract(config: RunConfig, *, check_signals: Check) -> int:
     _limit_native_threads()
     with held():  # libraries that are interrupted while they are loaded fail in ways of their own
         from wsi_extract import executors  # noqa: PLC0415  # heavy imports wait until the flags are known to be good
-        from wsi_extract.console import ConsoleReporter, make_console  # noqa: PLC0415
+        from wsi_extract.console import ConsoleReporter, make_console, utc_stamp  # noqa: PLC0415
         from wsi_extract.folder_lock import refuse_locked  # noqa: PLC0415
+        from wsi_extract.heartbeat import beating  # noqa: PLC0415
         from wsi_extract.pipeline import run  # noqa: PLC0415
+        from wsi_extract.tracking import open_tracker  # noqa: PLC0415
 
+    code_of_follower = executors.follow_if_follower(config)
+    if code_of_follower is not None:
+        return code_of_follower
     refuse_locked(config.output_dir)  # before a cluster is started
-    reporter = ConsoleReporter(config, console=make_console(), check_signals=check_signals)
-    with executors.open_executor(config) as executor:
+    console = ConsoleReporter(config, console=make_console(), check_signals=check_signals, stamp=utc_stamp)
+    with (
+        beating(console.beat),
+        open_tracker(console, config, environ=os.environ) as reporter,  # stores the report of the executor's cluster
+        executors.open_executor(config, announcer=reporter) as executor,
+    ):
         try:
             result = run(config, executor=executor, reporter=reporter)
         finally:
-            reporter.close()
+            console.close()
     return EXIT_PARTIAL if result.has_failures and config.on_partial == "fail" else 0
 
 
@@ -163,7 +172,7 @@ def _report(error: BaseException, *, check_signals: Check) -> int | None:
     missing = describe_missing(error) if isinstance(error, ImportError) else ""
     if missing:
         print(f"error: {missing}", file=sys.stderr)
-        return EnvironmentFaultError.exit_code
+        return EXIT_ENVIRONMENT
     return None
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from wsi_extract.config import RunConfig
+from wsi_extract.console_progress import BarDisplay, LogDisplay, Stage, StageDisplay
 from wsi_extract.console_tables import (
     class_table,
+    describe_end,
     describe_store,
     plan_table,
     reconciliation_table,
     slide_table,
     written_table,
 )
+from wsi_extract.dashboard_address import describe_dashboard
 from wsi_extract.extraction import RunPlan
 from wsi_extract.finish import Finished, describe_shortfall
 from wsi_extract.gather import Inputs, SlideStatus
+from wsi_extract.in_work import SlidesInWork
+from wsi_extract.layout import ERRORS
 from wsi_extract.model import Fault, Split
 from wsi_extract.printable import as_one_line
 from wsi_extract.slides_table import describe_kept_stains
@@ -30,34 +38,64 @@ from wsi_extract.storage import CodecName, Store
 
 LOG_WIDTH = 140
 """Columns where there is no terminal to ask."""
-LINE_EVERY_S = 10.0
 MAX_SLIDES_SHOWN = 40
+MAX_FAULTS_SHOWN = 50
+"""Lines of failed slides in a log; a terminal shows all."""
 
 
 def make_console() -> Console:
-    """Return a console for standard output."""
-    console = Console(highlight=False, markup=False, emoji=False)  # names of files may hold brackets
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=LOG_WIDTH)
+    """Return a console for standard output: with colours on a terminal, plain text in a file or pipe."""
+    if sys.stdout.isatty():
+        return Console(highlight=False, markup=False, emoji=False)  # names of files may hold brackets
+    # Whatever the environment says of colours: logs are read in browsers and editors, and bars would fill them.
+    return Console(highlight=False, markup=False, emoji=False, width=LOG_WIDTH, force_terminal=False, color_system=None)
+
+
+def utc_stamp() -> str:
+    """Return what a line of a log begins with: a time that means the same wherever the log is watched."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} "
 
 
 class ConsoleReporter:
-    """Reports a run on a console."""
+    """Reports a run on a console.
 
-    def __init__(self, config: RunConfig, *, console: Console, check_signals: Callable[[], None]) -> None:
+    Parameters
+    ----------
+    check_signals
+        Raises when the program was told to end; called with every progress.
+    stamp
+        Returns what lines begin with where there is no terminal.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        console: Console,
+        check_signals: Callable[[], None],
+        stamp: Callable[[], str] = str,
+    ) -> None:
         self.config = config
         self.console = console
         self.check_signals = check_signals
-        """Raises when the program was told to end; called with every progress."""
-        self.progress: Progress | None = None
-        self.bar: TaskID | None = None
-        self.stage, self.unit = "", ""
-        self.slides = ""
-        self.total = self.done = self.n_failed = 0
-        self.started_s = self.line_s = 0.0
+        self._stamp = stamp
+        self._work = SlidesInWork()
+        self._display: StageDisplay = (
+            BarDisplay(console) if console.is_terminal else LogDisplay(self._print, work=self._work)
+        )
+        self._stage: Stage | None = None
+        self._slides = ""
+        self._n_failed = 0
+        self._verdict: tuple[str, str] | None = None
+        """The last line of a run and its style, once it has come to its end."""
 
     def _print(self, text: str, *, style: str = "") -> None:
         """Print one line of plain text: names of files, and what files say, may hold anything."""
-        self.console.print(Text(as_one_line(text), style=style))
+        line = as_one_line(text)
+        if self.console.is_terminal:
+            self.console.print(Text(line, style=style))
+        else:  # one line whatever its length: logs are searched
+            self.console.print(Text(self._stamp() + line), soft_wrap=True)
 
     def _print_table(self, table: Table) -> None:
         if not self.console.is_terminal:
@@ -66,73 +104,83 @@ class ConsoleReporter:
 
     def begin(self, stage: str, *, total: int, unit: str, started_s: float | None = None) -> None:
         """Start a stage of ``total`` units; it was begun at ``started_s`` of `time.monotonic` if not now."""
-        self.stage, self.unit, self.total, self.done = stage, unit, total, 0
-        self.line_s = time.monotonic()
-        self.started_s = self.line_s if started_s is None else started_s
-        if not self.console.is_terminal:
-            self._print(f"{stage}: {total:,} {unit}")
-            return
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            console=self.console,
+        began_s = time.monotonic() if started_s is None else started_s
+        self._stage = Stage(
+            name=stage, unit=unit, total=total, started_s=began_s, slides=self._slides, n_failed=self._n_failed
         )
-        self.bar = self.progress.add_task(stage, total=total, note="")
-        self.progress.start()
+        self._display.begin(self._stage)
 
     def advance(self, n_units: int) -> None:
         """Note that units of the current stage are done."""
         self.check_signals()
-        self.done += n_units
-        if self.progress is not None and self.bar is not None:
-            self.progress.update(self.bar, advance=n_units, note=self._note())
-        elif time.monotonic() - self.line_s >= LINE_EVERY_S:
-            self.line_s = time.monotonic()
-            left_s = (self.total - self.done) / max(self._rate_per_s(), 1e-9)
-            self._print(f"{self.stage}: {self.done:,} of {self.total:,}, {self._note()}, {left_s:.0f} s left")
+        if self._stage is not None:
+            self._stage.done += n_units
+            self._display.advance(n_units)
 
-    def _rate_per_s(self) -> float:
-        return self.done / max(time.monotonic() - self.started_s, 1e-3)
-
-    def _note(self) -> str:
-        failures = f", failed slides: {self.n_failed}" if self.n_failed else ""
-        rate = self._rate_per_s()
-        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s{self.slides}{failures}"
+    def keep(self, n_units: int) -> None:
+        """Note that units of the current stage were done by an earlier run."""
+        if self._stage is not None:
+            self._stage.n_kept += n_units
+        self.advance(n_units)
 
     def count_slides(self, n_done: int, *, total: int) -> None:
         """Note how many slides of the extraction are complete."""
-        self.slides = f", {n_done:,} of {total:,} slides"
+        self._slides = f", {n_done:,} of {total:,} slides"
+        if self._stage is not None:
+            self._stage.slides = self._slides
+
+    def take_up(self, slide_id: str) -> None:
+        """Note that a task of a slide was handed out."""
+        self._work.take_up(slide_id, now_s=time.monotonic())
+
+    def put_down(self, slide_id: str) -> None:
+        """Note that a task of a slide came back."""
+        self._work.put_down(slide_id, now_s=time.monotonic())
+
+    def beat(self) -> None:
+        """Write a line to a log in which nothing was written for a while; may be called from another thread."""
+        self._display.beat()
+
+    def note(self, text: str) -> None:
+        """Show what a person may want to know; may be called from another thread."""
+        self._print(text)
 
     def warn(self, text: str) -> None:
-        """Show what a person should know although the run goes on."""
+        """Show what a person should know although the run goes on; may be called from another thread."""
         self._print(f"warning: {text}", style="yellow")
+        self._show_verdict()
+
+    def _show_verdict(self) -> None:
+        """Show once more what a run has ended with: whatever comes later, it is the last line."""
+        if self._verdict is not None:
+            self._print(self._verdict[0], style=self._verdict[1])
+
+    def show_dashboard(self, link: str | None) -> None:
+        """Show where the dashboard is, and how to get there."""
+        for line in describe_dashboard(link, environ=os.environ, host=socket.gethostname()):
+            self._print(line)
 
     def fail(self, fault: Fault) -> None:
         """Show a failure that the run survives."""
-        self.n_failed += 1
-        self._show_fault(fault)
-
-    def _show_fault(self, fault: Fault) -> None:
-        message = fault.message.removeprefix(f"slide {fault.slide_id}: ")
-        text = f"slide {fault.slide_id} failed ({fault.stage}): {message} {fault.remedy}"
-        self._print(text.strip(), style="red")
+        self._n_failed += 1
+        if self._stage is not None:
+            self._stage.n_failed = self._n_failed
+        n_hidden = 0 if self.console.is_terminal else self._n_failed - MAX_FAULTS_SHOWN
+        if n_hidden <= 0:
+            message = fault.message.removeprefix(f"slide {fault.slide_id}: ")
+            text = f"slide {fault.slide_id} failed ({fault.stage}): {message} {fault.remedy}"
+            self._print(text.strip(), style="red")
+        elif n_hidden == 1:
+            self._print(f"further slides that fail are only counted here; {ERRORS} will list all")
 
     def end(self) -> None:
         """Finish the current stage."""
-        if self.progress is not None:
-            self.close()
-        else:
-            seconds = time.monotonic() - self.started_s
-            self._print(f"{self.stage}: {self.done:,} of {self.total:,} done in {seconds:.1f} s, {self._note()}")
+        self._stage = None
+        self._display.end()
 
     def close(self) -> None:
         """Take the progress bar off the terminal, also when the stage was interrupted."""
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = self.bar = None
+        self._display.close()
 
     def show_kept(self, n_kept: int, *, unit: str) -> None:
         """Show how much an earlier run had done."""
@@ -157,10 +205,7 @@ class ConsoleReporter:
     def show_plan(self, plan: RunPlan) -> None:
         """Show what is going to be extracted."""
         self._print_table(plan_table(plan))
-        for record in plan.surveys.values():
-            for account in record.accounts:
-                if account.missing_reason:
-                    self._print(f"slide {record.slide_id}, {describe_shortfall(account)}")
+        self._show_shortfalls(plan)
         for line in describe_kept_stains(list(plan.surveys.values())):
             self._print(line, style="yellow")
         self._print(
@@ -171,6 +216,18 @@ class ConsoleReporter:
             self._print("codec jpeg is lossy: pixels will differ from the slide's", style="yellow")
         if self.config.dry_run:
             self._print("dry run: nothing was written")
+
+    def _show_shortfalls(self, plan: RunPlan) -> None:
+        shortfalls = [
+            f"slide {record.slide_id}, {describe_shortfall(account)}"
+            for record in plan.surveys.values()
+            for account in record.accounts
+            if account.missing_reason
+        ]
+        for text in shortfalls[:MAX_SLIDES_SHOWN]:
+            self._print(text)
+        if len(shortfalls) > MAX_SLIDES_SHOWN:
+            self._print(f"... and {len(shortfalls) - MAX_SLIDES_SHOWN:,} more; slides.csv will list all")
 
     def show_finished(self, finished: Finished, *, inputs: Inputs, seconds: float) -> None:
         """Show what was written and what is missing."""
@@ -193,9 +250,12 @@ class ConsoleReporter:
             self._print(text, style="yellow")
         if n_skipped:
             self._print(f"slides skipped, see slides.csv: {n_skipped}", style="yellow")
-        if finished.faults:
-            text = f"INCOMPLETE: {len(finished.faults)} failed and not in the data set, see errors.jsonl"
-            self._print(text, style="bold red")
+        *notes, verdict = describe_end(self.config, finished)
+        for note in notes:
+            self._print(note, style="yellow")
+        self._verdict = (verdict, "bold red" if finished.faults else "")
+        self._show_verdict()
+        self._display.close()
 
 
 class SilentReporter:
@@ -207,8 +267,23 @@ class SilentReporter:
     def advance(self, n_units: int) -> None:
         """Ignore progress."""
 
+    def keep(self, n_units: int) -> None:
+        """Ignore what was done before."""
+
     def count_slides(self, n_done: int, *, total: int) -> None:
         """Ignore the slides."""
+
+    def take_up(self, slide_id: str) -> None:
+        """Ignore what goes out."""
+
+    def put_down(self, slide_id: str) -> None:
+        """Ignore what comes back."""
+
+    def show_dashboard(self, link: str | None) -> None:
+        """Ignore the dashboard."""
+
+    def note(self, text: str) -> None:
+        """Ignore a note."""
 
     def warn(self, text: str) -> None:
         """Ignore a warning."""

@@ -11,7 +11,9 @@ from wsi_extract.annotations import ClassDecision, Reconciliation
 from wsi_extract.coco import CocoCounts
 from wsi_extract.config import RunConfig
 from wsi_extract.extraction import RunPlan
+from wsi_extract.finish import Finished
 from wsi_extract.gather import SlideEntry, SlideStatus
+from wsi_extract.layout import ERRORS
 from wsi_extract.model import PatchKind, Role, Split
 from wsi_extract.printable import as_one_line
 from wsi_extract.storage import CodecName, Store
@@ -110,6 +112,18 @@ def describe_store(config: RunConfig, plan: RunPlan) -> str:
     n_chunks = sum(record.n_chunks for record in plan.surveys.values())
     covered = config.pixel_coverage.value
     return f"{n_chunks:,} chunks of {PIXEL_CHUNK_PX} px in OME-Zarr images ({compression}; coverage: {covered})"
+
+
+def describe_end(config: RunConfig, finished: Finished) -> list[str]:
+    """Return the last lines of a run; the very last one says whether the data set is complete."""
+    n_failed = len(finished.faults)
+    n_good = sum(outcome.fault is None for outcome in finished.outcomes.values())
+    patches = f"{finished.n_written:,} of {finished.n_planned:,} patches"
+    if not n_failed:
+        return [f"COMPLETE: {n_good:,} of {n_good:,} slides, {patches}"]
+    notes = ["exit code 0 although slides failed: on_partial is warn"] if config.on_partial == "warn" else []
+    failures = f"{n_failed:,} of {n_good + n_failed:,} slides failed and are not in the data set"
+    return [*notes, f"INCOMPLETE: {failures}, {patches}; see {config.output_dir / ERRORS}"]
 
 
 def written_table(counts: Mapping[Split, CocoCounts]) -> Table:

@@ -53,6 +53,12 @@ class RunPlan:
 class Reporter(SlideProgress, Protocol):
     """Shows a run to a person, or to nobody."""
 
+    def show_dashboard(self, link: str | None) -> None:
+        """Show where the dashboard is, and how to get there; ``None`` is a cluster without one."""
+
+    def note(self, text: str) -> None:
+        """Show what a person may want to know."""
+
     def warn(self, text: str) -> None:
         """Show what a person should know although the run goes on."""
 

@@ -18,6 +18,7 @@ from wsi_extract.csv_table import read_pairs
 from wsi_extract.errors import InputError, SlideError, SplitError
 from wsi_extract.faults import refuse_lost_slides
 from wsi_extract.geometry import out_from_l0_domain
+from wsi_extract.in_work import run_watched
 from wsi_extract.input_places import refuse_input_in_output
 from wsi_extract.model import AnnotationTable, Fault, OutputFrame, SlideFile, SlideInfo
 from wsi_extract.resolution import ResolutionOverride, choose_frame, read_overrides
@@ -180,7 +181,7 @@ def _describe_all(
     infos: dict[str, SlideInfo] = {}
     faults: dict[str, Fault] = {}
     progress.begin("describe", total=len(found.slides), unit="slides")
-    for result in executor.run(tasks):
+    for result in run_watched(executor, tasks, progress=progress):
         progress.advance(1)
         if isinstance(result.value, SlideInfo):
             infos[result.task.slide_id] = result.value

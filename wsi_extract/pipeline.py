@@ -28,8 +28,10 @@ from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan
 from wsi_extract.finish import Finished, describe_shortfall, finish_run
 from wsi_extract.folder_lock import locked, refuse_locked
 from wsi_extract.gather import Inputs, SlideStatus, gather_inputs
+from wsi_extract.in_work import run_watched
 from wsi_extract.layout import run_path
 from wsi_extract.model import Fault
+from wsi_extract.mounts import CommitForm, commit_form
 from wsi_extract.pixel_loop import PixelLoop
 from wsi_extract.pixels import check_pixel_frame
 from wsi_extract.preflight import check_memory, describe_run, stain_target, surroundings
@@ -86,7 +88,9 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     # Before any slide is opened: one that kills this process on being opened leaves the mark of a hard end as well.
     with locked(config.output_dir, command="run_extraction.py") as lock:
         if not lock.is_exclusive:
-            reporter.warn(f"{config.output_dir} cannot be locked: make sure that no other run writes there.")
+            reporter.warn(
+                f"{config.output_dir} cannot be locked: make sure that no other run writes there.{lock.rival}"
+            )
         work = _prepare(config, executor=executor, reporter=reporter)
         claim_folder(config.output_dir, description=work.description, failed=work.failed, fresh=config.fresh)
         return _write(work, started=started)
@@ -134,7 +138,8 @@ def _write(work: _Work, *, started: datetime) -> RunResult:
     plan, extraction, room = _plan_and_extract(work)
     if config.store is Store.PIXELS:
         _write_pixels(work, plan, faults=extraction.faults, room=room)
-    sweep_temporaries(config.output_dir)  # of workers that died and were replaced
+    if commit_form(config.output_dir) is CommitForm.RENAME:
+        sweep_temporaries(config.output_dir)  # of workers that died and were replaced
     outcomes = extraction.outcomes()
     claim = run_digest(work.description)
     check_claim(config.output_dir, claim)  # a folder that was moved or deleted must not be made anew, half empty
@@ -206,7 +211,7 @@ def _plan_and_extract(work: _Work) -> tuple[RunPlan, ExtractionLoop, DiskRoom]:
     extraction = ExtractionLoop(config, inputs, reporter=reporter)
     plan = None
     reporter.begin(SURVEY, total=len(inputs.planned), unit="slides")
-    for result in work.executor.run(_tasks(config, surveys, extraction)):
+    for result in run_watched(work.executor, _tasks(config, surveys, extraction), progress=reporter):
         if not config.dry_run:
             surveys.room.check_reserve()
         if result.task.stage != SURVEY:
@@ -262,7 +267,7 @@ def _write_pixels(work: _Work, plan: RunPlan, *, faults: dict[str, Fault], room:
     reporter = work.reporter
     pixels = PixelLoop(work.config, plan, faults=faults, reporter=reporter)
     reporter.begin("pixels", total=pixels.n_chunks, unit="chunks")
-    for result in work.executor.run(pixels.tasks()):
+    for result in run_watched(work.executor, pixels.tasks(), progress=reporter):
         room.check_reserve()
         pixels.take(result)
     reporter.end()

@@ -12,6 +12,9 @@ from wsi_extract.tasks import Progress, TaskResult, survivable_fault
 class SlideProgress(Progress, Protocol):
     """Shows units and slides that are done."""
 
+    def keep(self, n_units: int) -> None:
+        """Note units of the current stage that an earlier run has done."""
+
     def count_slides(self, n_done: int, *, total: int) -> None:
         """Note how many slides of the stage are complete."""
 
@@ -40,16 +43,20 @@ class SlideTally:
     def keep(self, slide_id: str, *, n_units: int) -> None:
         """Note units that are there already."""
         self.n_kept += n_units
-        self.advance(slide_id, n_units=n_units)
+        self._take_off(slide_id, n_units=n_units)
+        self._reporter.keep(n_units)
 
     def advance(self, slide_id: str, *, n_units: int) -> None:
         """Note units that are done."""
+        self._take_off(slide_id, n_units=n_units)
+        self._reporter.advance(n_units)
+
+    def _take_off(self, slide_id: str, *, n_units: int) -> None:
         n_before = self.n_left[slide_id]
         self.n_left[slide_id] -= n_units
         if self.n_left[slide_id] == 0:
             self._n_done += n_before != 0
             self._reporter.count_slides(self._n_done, total=len(self.n_left))
-        self._reporter.advance(n_units)
 
     def fail(self, result: TaskResult) -> None:
         """Note that a task failed and with it its slide.

@@ -1,0 +1,115 @@
+"""Sending in the background: order, what is dropped, what is told, and that nobody ever waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_extract.background import MAX_WAITING, BackgroundSender
+
+Target = list[object]
+
+
+def adding(item: object) -> Callable[[Target], None]:
+    return lambda target: target.append(item)
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(10)
+
+
+def failing(reason: str, _: Target) -> None:
+    raise OSError(reason)
+
+
+class Sent:
+    """A sender into a list, which is opened when it may be."""
+
+    def __init__(self) -> None:
+        self.items: Target = []
+        self.told: list[str] = []
+        self.may_open = threading.Event()
+        self.sender = BackgroundSender(self._open, on_trouble=self.told.append)
+
+    def _open(self) -> Target:
+        self.may_open.wait(10)
+        return self.items
+
+
+@given(st.lists(st.integers(), max_size=MAX_WAITING))
+def test_everything_arrives_in_order(items: list[int]) -> None:
+    sent = Sent()
+    sent.may_open.set()
+    for item in items:
+        sent.sender.send(adding(item))
+    sent.sender.close(budget_s=10)
+    assert (sent.items, sent.told) == (items, [])
+
+
+def test_the_latest_replaces_what_waits_and_comes_after_the_rest() -> None:
+    sent = Sent()
+    for item in range(5):
+        sent.sender.send_latest(adding(f"latest {item}"))
+    sent.sender.send(adding("first"))
+    sent.may_open.set()
+    sent.sender.close(budget_s=10)
+    assert sent.items == ["first", "latest 4"]
+
+
+def test_what_waits_is_bounded() -> None:
+    sent = Sent()
+    for item in range(10 * MAX_WAITING):
+        sent.sender.send(adding(item))
+    sent.may_open.set()
+    sent.sender.close(budget_s=10)
+    assert sent.items == list(range(9 * MAX_WAITING, 10 * MAX_WAITING))
+
+
+def test_trouble_is_told_once_and_what_comes_later_is_tried() -> None:
+    sent = Sent()
+    sent.may_open.set()
+    for reason in ("first", "second"):
+        sent.sender.send(partial(failing, reason))
+    sent.sender.send(adding("well"))
+    sent.sender.close(budget_s=10)
+    assert sent.told == ["OSError: first"]
+    assert sent.items == ["well"]
+
+
+def test_a_target_that_cannot_be_opened_is_told_and_costs_nothing() -> None:
+    def fail() -> Target:
+        raise ImportError("no such thing")
+
+    told: list[str] = []
+    sender = BackgroundSender(fail, on_trouble=told.append)
+    sender.send(adding(1))
+    sender.close(budget_s=10)
+    sender.send(adding(2))
+    sender.close(budget_s=10)
+    assert told == ["ImportError: no such thing"]
+
+
+def test_the_end_waits_no_longer_than_its_budget() -> None:
+    sent, answer = Sent(), threading.Event()
+    sent.may_open.set()
+    sent.sender.send(lambda _: assert_set(answer))
+    sent.sender.send(adding("too late"))
+    started_s = time.monotonic()
+    sent.sender.close(budget_s=0.2)
+    assert time.monotonic() - started_s < 2
+    assert sent.told == ["TimeoutError: no answer for 0 s at the end of the run"]
+    answer.set()
+    time.sleep(0.1)
+    assert sent.items == []
+    assert len(sent.told) == 1
+
+
+def test_nothing_sent_needs_no_thread() -> None:
+    n_before = threading.active_count()
+    Sent().sender.close(budget_s=10)
+    assert threading.active_count() == n_before

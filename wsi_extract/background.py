@@ -1,0 +1,102 @@
+"""Sends things somewhere slow or dead, from a thread of its own, so that whoever sends never waits and never fails.
+
+Knows not what is sent nor where to. Times are seconds (``_s``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Thread
+from typing import Generic, TypeVar
+
+Target = TypeVar("Target")
+
+MAX_WAITING = 64
+"""Jobs that wait; beyond that the oldest is dropped."""
+
+
+class BackgroundSender(Generic[Target]):
+    """Runs jobs one after the other on a target that is opened with the first one, in a thread of its own.
+
+    What goes wrong is told once; then jobs are tried in silence, because what is down may come up again.
+
+    Parameters
+    ----------
+    open_target
+        Opens what jobs are run on; when it fails, jobs are dropped.
+    on_trouble
+        Is told in words, from the thread or from `close`, that something could not be sent.
+    """
+
+    def __init__(self, open_target: Callable[[], Target], *, on_trouble: Callable[[str], None]) -> None:
+        self._open_target = open_target
+        self._on_trouble = on_trouble
+        self._has_told = False
+        self._jobs: deque[Callable[[Target], None]] = deque(maxlen=MAX_WAITING)
+        self._latest: Callable[[Target], None] | None = None
+        self._is_closing = self._is_abandoned = False
+        self._changed = Condition()
+        self._thread = Thread(target=self._loop, name="background sender", daemon=True)
+
+    def send(self, job: Callable[[Target], None]) -> None:
+        """Have a job run after those that wait."""
+        with self._changed:
+            self._jobs.append(job)
+            self._wake()
+
+    def send_latest(self, job: Callable[[Target], None]) -> None:
+        """Have a job run when no other waits; it replaces an earlier one of this kind that was not begun yet."""
+        with self._changed:
+            self._latest = job
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._thread.ident is None:
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the system grants no further thread
+                self._is_abandoned = True
+                self._tell(error)
+        self._changed.notify()
+
+    def close(self, *, budget_s: float) -> None:
+        """Wait until everything is sent, but not longer than ``budget_s``; what is left then is dropped."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(budget_s)
+            if self._thread.is_alive() and not self._is_abandoned:
+                self._tell(TimeoutError(f"no answer for {budget_s:.0f} s at the end of the run"))
+        self._is_abandoned = True
+
+    def _loop(self) -> None:
+        try:
+            target = self._open_target()
+        except Exception as error:  # noqa: BLE001  # what a library makes of its own import is anybody's guess
+            self._tell(error)
+            self._is_abandoned = True
+            return
+        while (job := self._next()) is not None:
+            try:
+                job(target)
+            except Exception as error:  # noqa: BLE001  # nothing that happens there matters to the run
+                self._tell(error)
+
+    def _next(self) -> Callable[[Target], None] | None:
+        """Return the next job, ``None`` at the end."""
+        with self._changed:
+            while not (self._jobs or self._latest or self._is_closing):
+                self._changed.wait()
+            if self._is_abandoned:
+                return None
+            if self._jobs:
+                return self._jobs.popleft()
+            latest, self._latest = self._latest, None
+            return latest
+
+    def _tell(self, error: Exception) -> None:
+        if not self._has_told and not self._is_abandoned:
+            self._has_told = True
+            self._on_trouble(f"{type(error).__name__}: {error}")
