@@ -17,6 +17,7 @@ with Imports(__name__):
     import os
     import sys
     from collections.abc import Sequence
+    from contextlib import ExitStack
     from enum import Enum
     from pathlib import Path
     from typing import get_args
@@ -126,11 +127,10 @@ def extract(config: RunConfig, *, check_signals: Check) -> int:
         return code_of_follower
     refuse_locked(config.output_dir)  # before a cluster is started
     console = ConsoleReporter(config, console=make_console(), check_signals=check_signals, stamp=utc_stamp)
-    with (
-        beating(console.beat),
-        open_tracker(console, config, environ=os.environ) as reporter,  # stores the report of the executor's cluster
-        executors.open_executor(config, announcer=reporter) as executor,
-    ):
+    with ExitStack() as stack:  # one statement of several contexts, as later Pythons have it, is a syntax error in 3.8
+        stack.enter_context(beating(console.beat))
+        reporter = stack.enter_context(open_tracker(console, config, environ=os.environ))  # ends after the executor
+        executor = stack.enter_context(executors.open_executor(config, announcer=reporter))
         try:
             result = run(config, executor=executor, reporter=reporter)
         finally:

@@ -14,7 +14,7 @@ from threading import Thread
 
 import psutil  # type: ignore[import-untyped]  # it comes without
 import pytest
-import yaml  # type: ignore[import-untyped]  # it comes without
+import yaml
 
 from tests.helpers_cluster import ROOT, Started, other_cluster, start_scheduler, start_worker
 from wsi_extract.clusters import DASK_SETTINGS

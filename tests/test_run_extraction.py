@@ -323,3 +323,13 @@ def test_an_interrupted_run_resumes(
     for again in (arguments, job(inputs, tmp_path / "undisturbed", *more)):
         assert run_main(*again, "--workers", "0", capsys=capsys)[0] == 0
     assert content_of(tmp_path / "out") == content_of(tmp_path / "undisturbed")
+
+
+def test_certificates_without_other_machines_are_refused(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ("--tls_ca_file", "ca.pem", "--tls_cert", "cert.pem", "--tls_key", "key.pem")
+    code, _, errors = run_main(*job(inputs, tmp_path / "out", *files), capsys=capsys)
+    assert code == 2
+    assert "are of no use on one machine" in errors
+    assert not (tmp_path / "out").exists()

@@ -193,7 +193,8 @@ class RunConfig(BaseModel):
         None, pattern=r"^(tcp|tls)://", description="existing Dask cluster, tcp://HOST:8786 or tls://HOST:8786"
     )
     tls_ca_file: FilePath | None = Field(
-        None, description="certificate authority of a tls:// scheduler, PEM; with --tls_cert and --tls_key"
+        None,
+        description="certificate authority of a tls:// scheduler or a job's nodes, PEM; with --tls_cert and --tls_key",
     )
     tls_cert: FilePath | None = Field(None, description="own certificate for a tls:// scheduler, PEM")
     tls_key: FilePath | None = Field(None, description="private key of --tls_cert, PEM")
@@ -259,8 +260,9 @@ class RunConfig(BaseModel):
         is_encrypted = self.scheduler is not None and self.scheduler.startswith("tls://")
         if is_encrypted and missing:
             return [f"scheduler {shortened(str(self.scheduler))}: {', '.join(missing)} missing"]
-        if not is_encrypted and len(missing) < len(files):
-            return ["tls_ca_file, tls_cert and tls_key: they belong to --scheduler tls://HOST:8786"]
+        # Without any scheduler they may belong to the nodes of a job, which the environment tells of.
+        if not is_encrypted and len(missing) < len(files) and (self.scheduler is not None or missing):
+            return ["tls_ca_file, tls_cert and tls_key: they belong to --scheduler tls://HOST:8786, all three of them"]
         return []
 
     @property
