@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 
 from tests.helpers_node_setup import MODULES, ROOT, Project, finish, make_project, unpack_wheels
 from wsi_extract import node_setup, setup_python
-from wsi_extract.setup_python import uv_environ
+from wsi_extract.requirements_check import read_requirements
+from wsi_extract.setup_commands import Commands
+from wsi_extract.setup_python import candidates, pip_environ, uv_environ
 
 READ_BY_OLD_PYTHONS = ["run_extraction.py", *(f"wsi_extract/{name}.py" for name in MODULES)]
 READ_BY_THE_OLDEST = ["run_extraction.py", "wsi_extract/__init__.py", "wsi_extract/node_setup.py"]
@@ -86,6 +89,8 @@ def test_what_is_missing_is_said_at_once(project: Project) -> None:
     [
         ({"WSI_EXTRACT_NODES": "3", "NODE_RANK": "2"}, 0),
         ({"WSI_EXTRACT_NODES": "3", "RANK": "1"}, 0),
+        ({"WSI_EXTRACT_NODES": "3", "NODE_RANK": "", "RANK": "1"}, 0),
+        ({"WSI_EXTRACT_NODES": "", "NODE_RANK": "1"}, 2),
         ({"WSI_EXTRACT_NODES": "3", "NODE_RANK": "0", "RANK": "1"}, 2),
         ({"WSI_EXTRACT_NODES": "1", "NODE_RANK": "1"}, 2),
         ({"NODE_RANK": "1"}, 2),
@@ -102,6 +107,33 @@ def test_a_node_that_follows_fails_nothing_but_loudly(
     assert (ended.code, ended.told) == (code, {})
     assert ended.errors.startswith("error: ")
     assert ("THIS NODE TAKES NO PART IN THE JOB" in ended.errors) is (code == 0)
+
+
+@pytest.mark.parametrize(("rank", "code"), [("0", 7), ("1", 0)])
+def test_a_node_that_follows_ends_well_whatever_comes_later(project: Project, rank: str, code: int) -> None:
+    unpack_wheels(project.folder / "index", project.folder)
+    ended = finish(project.start(environ=project.environ(WSI_EXTRACT_NODES="2", NODE_RANK=rank)))
+    assert (ended.code, ended.errors) == (code, "")
+    assert ended.told["argv"] == ["program.py"]  # what it has printed is not lost
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("rank", "code"), [("0", 2), ("1", 0)])
+def test_a_message_that_nobody_can_read_changes_nothing(
+    project: Project, redirection: str, rank: str, code: int
+) -> None:
+    environ = project.environ(WSI_EXTRACT_SETUP="never", WSI_EXTRACT_NODES="2", NODE_RANK=rank)
+    command = ["sh", "-c", f'"$0" program.py {redirection}', sys.executable]
+    assert subprocess.run(command, cwd=project.folder, env=environ, check=False).returncode == code
+
+
+def test_an_editor_of_windows_may_have_written_the_requirements(tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_bytes(b"\xef\xbb\xbftiny-thing>=1.0\r\n# x\r\n\r\nother  # y\r\n")
+    found = read_requirements(tmp_path / "r.txt")
+    assert [(requirement.name, requirement.wanted()) for requirement in found] == [
+        ("tiny-thing", ">=1.0"),
+        ("other", ""),
+    ]
 
 
 def test_where_others_can_write_nothing_is_used(project: Project) -> None:
@@ -138,8 +170,8 @@ def test_examples(module: object) -> None:
 def test_what_uv_writes_stays_in_our_folder(tmp_path: Path) -> None:
     certificates = tmp_path / "ca.pem"
     certificates.touch()
-    settings = {"global.cert": str(certificates), "global.proxy": "http://proxy:3128"}
-    environ = uv_environ({"HOME": "/h"}, own_folder=tmp_path, pip_settings=settings)
+    given = {"PIP_CERT": str(certificates), "PIP_PROXY": "http://proxy:3128", "UV_PYTHON_CACHE_DIR": "/elsewhere"}
+    environ = uv_environ(given, own_folder=tmp_path)
     written = {name: value for name, value in environ.items() if name.endswith("_DIR")}
     assert set(written) == {"UV_PYTHON_INSTALL_DIR", "UV_PYTHON_BIN_DIR", "UV_CACHE_DIR"}
     assert all(Path(value).is_relative_to(tmp_path) for value in written.values())
@@ -148,9 +180,32 @@ def test_what_uv_writes_stays_in_our_folder(tmp_path: Path) -> None:
 
 def test_settings_for_uv_win_over_those_of_pip(tmp_path: Path) -> None:
     own = {"SSL_CERT_FILE": "/mine.pem", "https_proxy": "http://mine", "UV_PYTHON_INSTALL_MIRROR": "http://mirror"}
-    environ = uv_environ(own, own_folder=tmp_path, pip_settings={"global.proxy": "http://proxy:3128"})
+    environ = uv_environ(own | {"PIP_PROXY": "http://proxy:3128"}, own_folder=tmp_path)
     assert own.items() <= environ.items()
     assert "HTTPS_PROXY" not in environ
+
+
+def test_pip_keeps_of_its_files_how_the_index_is_reached_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://general/simple\nproxy = http://p:1\nextra-index-url =\n  https://a\n  https://b\n"
+        "[install]\nindex-url = https://special/simple\ntarget = /opt/conda\nuser = true\nconstraint = /pins.txt\n"
+    )
+    given = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_PROXY": "http://mine:1", "PATH": "/bin"}
+    environ = pip_environ(Commands(given, time.monotonic() + 60, print), temporary_folder=tmp_path / "tmp")
+    expected = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "https://special/simple",
+        "PIP_EXTRA_INDEX_URL": "https://a https://b",
+        "PIP_PROXY": "http://mine:1",
+    }
+    assert expected.items() <= environ.items()
+    assert not {"PIP_TARGET", "PIP_USER", "PIP_CONSTRAINT"} & set(environ)
+    assert environ["TMPDIR"] == str(tmp_path / "tmp")
+
+
+@pytest.mark.parametrize("conda", ["/conda", "conda", "/opt/conda/bin/conda", "/"])
+def test_leftovers_of_conda_do_no_harm(conda: str) -> None:
+    assert all(Path(path).exists() for path in candidates({"CONDA_EXE": conda, "PATH": "/bin"}))
 
 
 def test_the_program_itself_finds_this_environment_good() -> None:

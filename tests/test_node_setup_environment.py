@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,22 +30,26 @@ def project(tmp_path: Path) -> Project:
 def use_good_environment(ended: Ended, project: Project) -> Path:
     """Check that a program has run in an environment of its own, and return that environment's folder."""
     assert ended.code == 7, ended.errors
-    (complete,) = project.environments.glob("*/complete")
-    folder = complete.parent / complete.read_text()
-    assert ended.told["prefix"] == str(folder / "venv")
+    folder = Path(str(ended.told["prefix"])).parent
+    assert (folder.parent / "complete").read_text() == folder.name
     assert str(ended.told["tiny"]).startswith(str(folder / "venv"))
     return folder
 
 
 def test_two_processes_make_one_environment_and_go_on_in_it(project: Project, tmp_path: Path) -> None:
-    """Then it is used again, mended, and gets MLflow where that disturbs nothing."""
+    """One with MLflow is another, made where that disturbs nothing. What is damaged is replaced."""
     (tmp_path / "planted").mkdir()
     write_wheel(tmp_path / "planted", "mlflow-skinny", "3.0")
     unpack_wheels(tmp_path / "planted", tmp_path / "planted")
     (tmp_path / "planted" / "tiny_thing.py").write_text("raise SystemExit('this is of the other environment')\n")
     (tmp_path / "pins.txt").write_text("tiny-thing==0.1\n")
     environ = project.environ(
-        PYTHONPATH=str(tmp_path / "planted"), PIP_USER="1", PIP_CONSTRAINT=str(tmp_path / "pins.txt")
+        PYTHONPATH=str(tmp_path / "planted"),
+        PIP_USER="1",
+        PIP_CONSTRAINT=str(tmp_path / "pins.txt"),
+        PIP_TARGET=str(tmp_path / "target"),
+        PIP_PYTHON=sys.executable,  # pip would install into the environment that started
+        PIP_NO_DEPS="1",
     )
     arguments = ("--flag", "a b", "'\"$")
     ends = [finish(process) for process in [project.start(*arguments, environ=environ) for _ in range(2)]]
@@ -54,16 +59,22 @@ def test_two_processes_make_one_environment_and_go_on_in_it(project: Project, tm
         variables = dict(ended.told["environ"])  # type: ignore[call-overload]
         assert variables["WSI_EXTRACT_SETUP"] == "done"
         assert variables["PATH"].startswith(f"{folder / 'venv' / 'bin'}{os.pathsep}")
-        assert not set(NOT_FOR_US) & set(variables)
+        assert not {*NOT_FOR_US, "PIP_USER", "PIP_CONSTRAINT", "PIP_TARGET", "PIP_PYTHON", "PIP_NO_DEPS"} & set(
+            variables
+        )
+        assert variables.get("TMPDIR") == environ.get("TMPDIR")
+    assert not (tmp_path / "target").exists()
+    without_tracking = folder
     assert sum(MAKING in ended.errors for ended in ends) == 1
     assert folder.stat().st_mode & 0o777 == 0o700
 
     write_wheel(project.folder / "index", "mlflow-skinny", "3.1")
     write_wheel(project.folder / "index", "azureml-mlflow", "1.62.1", needs="tiny-thing==1.2")
-    write_wheel(project.folder / "index", "tiny-thing", "2.0")
-    write_wheel(project.folder / "index", "azureml-mlflow", "1.63", needs="tiny-thing==2.0")
+    write_wheel(project.folder / "index", "tiny-thing", "1.1")
+    write_wheel(project.folder / "index", "azureml-mlflow", "1.63", needs="tiny-thing==1.1")
     ended = finish(project.start(environ=environ | {"MLFLOW_TRACKING_URI": "azureml://x"}))
-    use_good_environment(ended, project)
+    folder = use_good_environment(ended, project)
+    assert folder.parent != without_tracking.parent  # in which another process may run, so nothing is installed there
     packages = sorted(
         path.name for path in folder.glob("venv/lib/*/site-packages/*.dist-info") if "pip" not in path.name
     )
@@ -72,8 +83,9 @@ def test_two_processes_make_one_environment_and_go_on_in_it(project: Project, tm
         "mlflow_skinny-3.1.dist-info",
         "tiny_thing-1.2.dist-info",
     ]
-    assert MAKING not in ended.errors
 
+    other_node = folder.parent / "attempt-00000000-x"
+    other_node.mkdir()
     (module,) = folder.glob("venv/lib/*/site-packages/tiny_thing.py")
     module.unlink()
     shutil.rmtree(project.folder / "index")
@@ -82,6 +94,7 @@ def test_two_processes_make_one_environment_and_go_on_in_it(project: Project, tm
     ended = finish(project.start(environ=environ | {"AZUREML_RUN_ID": "x"}))
     assert use_good_environment(ended, project) != folder
     assert folder.exists()  # another process may run in it
+    assert other_node.exists()  # a disk may be shared without its locks
     assert "is damaged, another is made: " in ended.errors
     assert ended.errors.count("warning: no metrics in the studio") == 1
 
@@ -136,6 +149,23 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     assert private_folder({"WSI_EXTRACT_ENV_DIR": str(tmp_path)}, digest="abc") == complete.parents[1]
 
 
+def test_without_a_home_and_a_temporary_folder_there_are_places_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsi_extract.setup_folder.NEEDED_BYTES", 2**70)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SetupError) as caught:
+        private_folder({}, digest="abc")
+    assert len(caught.value.message.splitlines()) == 3  # not /.cache
+
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr("wsi_extract.setup_folder.NEEDED_BYTES", 0)
+    assert private_folder({}, digest="abc").parent == Path("/var/tmp")
+
+
 def test_a_lock_that_is_never_released_ends_the_waiting(tmp_path: Path) -> None:
     said: list[str] = []
     lock = tmp_path / "abc.lock"
@@ -177,11 +207,23 @@ def test_packages_are_good_when_they_were_imported(tmp_path: Path, module: str, 
         assert set(LOADER) & set(environment.environ) == ({"LD_LIBRARY_PATH"} if module == "" else set())
 
 
+def test_a_package_behind_another_of_its_name_is_not_good(tmp_path: Path) -> None:
+    """Its version is known, but it is not what would be imported: a copy in ``PYTHONPATH`` has no version."""
+    write_wheel(tmp_path, "tiny-thing", "1.2")
+    unpack_wheels(tmp_path, tmp_path / "installed")
+    shadow = tmp_path / "shadow" / "tiny_thing.py"
+    shadow.parent.mkdir()
+    shadow.touch()
+    environ = dict(os.environ) | {"PYTHONPATH": f"{shadow.parent}{os.pathsep}{tmp_path / 'installed'}"}
+    _, problem = import_all(sys.executable, ["tiny-thing"], commands=Commands(environ, time.monotonic() + 60, print))
+    assert problem == f"ImportError: {shadow} is not of tiny-thing"
+
+
 def test_the_other_environment_is_kept_out() -> None:
-    environ = isolated({"PYTHONPATH": "/a", "PIP_CONSTRAINT": "/c", "PIP_INDEX_URL": "https://i", "PIP_USER": "1"})
+    environ = isolated({"PYTHONPATH": "/a", "PIP_CONSTRAINT": "/c", "PIP_INDEX_URL": "https://i", "PIP_PYTHON": "/p"})
     assert environ["PIP_INDEX_URL"] == "https://i"  # how the index is reached is the node's affair
-    assert (environ["PIP_USER"], environ["PYTHONNOUSERSITE"]) == ("0", "1")
-    assert not set(NOT_FOR_US) & set(environ)
+    assert environ["PYTHONNOUSERSITE"] == "1"
+    assert not {*NOT_FOR_US, "PIP_CONSTRAINT", "PIP_PYTHON"} & set(environ)
 
 
 def test_modules_of_all_the_real_requirements_are_imported() -> None:

@@ -41,6 +41,8 @@ def failing(output: str, *, counter: Path, succeeds_at: int = 99) -> list[str]:
         ),
         pytest.param("connection broken: CERTIFICATE_VERIFY_FAILED", 1, ["PIP_CERT"], id="certificate"),
         pytest.param("ERROR: No matching distribution found for zarr>=9", 1, ["at zarr>=9", "image"], id="no such one"),
+        pytest.param("Downloading a.whl (500 kB)\nERROR: a is broken", 1, ["image"], id="a size is no status"),
+        pytest.param("status server error (503 Service Unavailable)", 3, ["PIP_INDEX_URL"], id="uv, index in trouble"),
     ],
 )
 def test_only_what_may_pass_is_tried_again(tmp_path: Path, output: str, n_attempts: int, told: list[str]) -> None:
@@ -85,8 +87,9 @@ def test_a_program_that_is_not_there_is_a_result(tmp_path: Path) -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    script = "print('Looking in https://me:secret@index.example/simple'); raise SystemExit(1)"
+    links = "https://me:se@cret@index.example/simple https://x/y?sv=1&sig=secret%3D&se=2"
+    script = f"print('Looking in {links}'); raise SystemExit(1)"
     with pytest.raises(SetupError) as caught:
         commands([]).insist([sys.executable, "-S", "-c", script], what="installing")
-    assert "secret" not in str(caught.value)
+    assert "cret" not in str(caught.value)
     assert "https://****@index.example/simple" in str(caught.value)

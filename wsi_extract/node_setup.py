@@ -7,6 +7,8 @@ Pythons as old as 3.6 must be able to read this file, so annotations are plain, 
 imported late.
 """
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -26,7 +28,13 @@ def prepare_node() -> None:
     ------
     SystemExit
         With 2 when the environment will not do; with 0 on the nodes of a job but the first, which decides for all.
+
+    Notes
+    -----
+    On those nodes this process ends with 0 from here on, whatever else becomes of it: any other would end the job.
     """
+    if is_follower():
+        atexit.register(_end_well)  # registered first, so called last
     # Ctrl-C is a plain death, as in `wsi_extract.start.Imports`; not where it is ignored, as in a shell's background.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -36,11 +44,17 @@ def prepare_node() -> None:
         message = f"the start step failed:\n{traceback.format_exc()}"
     if not message:
         return
-    sys.stderr.write(f"error: {message}\n")
+    _write(f"error: {message}\n")
     if is_follower():
-        sys.stderr.write("warning: THIS NODE TAKES NO PART IN THE JOB; the first node goes on without it\n")
-    sys.stderr.flush()
+        _write("warning: THIS NODE TAKES NO PART IN THE JOB; the first node goes on without it\n")
     raise SystemExit(0 if is_follower() else EXIT_ENVIRONMENT)
+
+
+def _end_well() -> None:
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def _prepare() -> str:
@@ -84,8 +98,6 @@ def _set_up(problems: "list[str]") -> str:
         _say(f"the node's own environment will not do: {reason}")
         environment = open_environment(REQUIREMENTS, environ=os.environ, say=_say)
         environ = variables_for(environment.python, environment.environ)
-        sys.stdout.flush()
-        sys.stderr.flush()
         os.execve(environment.python, [environment.python, "-u", *sys.argv], environ)
     except SetupError as error:
         return str(error)
@@ -116,10 +128,15 @@ def variables_for(python: str, environ: "dict[str, str]") -> "dict[str, str]":
 
 def is_follower() -> bool:
     """Tell whether this is a node of several, and not the first."""
-    numbers = [os.environ.get("WSI_EXTRACT_NODES", "1"), os.environ.get("NODE_RANK", os.environ.get("RANK", "0"))]
+    rank = os.environ.get("NODE_RANK") or os.environ.get("RANK") or "0"  # as `wsi_extract.node_group` reads them
+    numbers = [os.environ.get("WSI_EXTRACT_NODES") or "1", rank]
     return all(text.isdecimal() for text in numbers) and int(numbers[0]) > 1 and int(numbers[1]) > 0
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"start: {text}\n")
-    sys.stderr.flush()
+    _write(f"start: {text}\n")
+
+
+def _write(text: str) -> None:
+    with contextlib.suppress(OSError):  # closed, or a log on a full disk: no reason to end
+        os.write(2, text.encode("utf-8", "backslashreplace"))

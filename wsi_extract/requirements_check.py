@@ -60,7 +60,7 @@ def read_requirements(path: Path) -> tuple[Requirement, ...]:
         When it cannot be read.
     """
     requirements = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         line = text.partition("#")[0].strip()
         if not line:
             continue

@@ -32,7 +32,8 @@ NETWORK = re.compile(
     r"temporary failure|name or service not known|name resolution|getaddrinfo|nodename nor servname|dns error"
     r"|new connection|connection (?:refused|reset|aborted|broken|timed out)|timed? ?out|timeout"
     r"|network is unreachable|no route to host|proxyerror|tunnel connection|remote end closed|incomplete ?read"
-    r"|error sending request|failed to (?:fetch|download)|\b(?:429|500|502|503|504)\b|do not match the hashes",
+    r"|error sending request|failed to (?:fetch|download)|do not match the hashes"
+    r"|(?:http|status|error|many)\D{0,30}(?:429|50[0234])\b",
     re.IGNORECASE,
 )
 CULPRITS = (
@@ -41,7 +42,7 @@ CULPRITS = (
     re.compile(r"Failed (?:building wheel for|to build) (\S+)"),
 )
 LAST_COLLECTED = re.compile(r"^\s*Collecting (\S+)", re.MULTILINE)
-PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+PASSWORD = re.compile(r"(?<=://)[^/\s]+(?=@)|(?<=[?&]sig=)[^&\s]+")
 
 
 class SetupError(Exception):

@@ -8,10 +8,12 @@
             complete             the name of an attempt; written last, when everything was imported once
             attempt-<random>/
                 python/, tools/  an interpreter and uv, where the node had no Python that is new enough
+                tmp/             where packages are unpacked
                 venv/            the environment
 
 Every attempt has a folder of its own: what a process that was killed has left running writes into no environment that
-is used. The digest covers requirements.txt, the machine and the Python that started.
+is used, and one that is complete is never changed. The digest covers requirements.txt, the machine and the Python that
+started. Nodes may share the disk, and do where ``TMPDIR`` is a network folder: none removes what another has begun.
 
 It runs on Python 3.8 and newer, before anything is installed.
 """
@@ -27,42 +29,37 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from wsi_extract.requirements_check import installed, read_requirements
 from wsi_extract.setup_commands import Commands, SetupError, explain
 from wsi_extract.setup_folder import COMPLETE, locked, private_folder
-from wsi_extract.setup_python import find_python, pip_of_this_python
+from wsi_extract.setup_python import PIP_MAY_KNOW, find_python, pip_environ, pip_of_this_python
 
-FORMAT = "1"
+FORMAT = "2"
 """Part of the digest: to be changed when environments are made in another way."""
-ATTEMPT = "attempt-"
+ATTEMPT = f"attempt-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+"""Of this node; other nodes' locks may not be seen here."""
 TIME_LIMIT_S = 1200.0
 IMPORT_LIMIT_S = 300.0
 TRACKING_LIMIT_S = 300.0
 TRACKING = ("mlflow-skinny>=3", "azureml-mlflow>=1.62,<2")
 PIP_INSTALL = ("install", "--no-input", "--progress-bar", "off", "--prefer-binary")
-NOT_FOR_US = (
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "PIP_CONSTRAINT",
-    "PIP_BUILD_CONSTRAINT",
-    "PIP_TARGET",
-    "PIP_PREFIX",
-    "PIP_ROOT",
-)
-"""They belong to the environment that started; images for training pin NumPy with ``PIP_CONSTRAINT``."""
+NOT_FOR_US = ("PYTHONPATH", "PYTHONHOME")
+"""They belong to the environment that started."""
 LOADER = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 IMPORT_ALL = """
-import importlib, sys
+import importlib, os, sys
 from importlib.metadata import distribution
 for name in sys.argv[1:]:
     for path in distribution(name).files or ():
         top, is_module = path.parts[0].split(".")[0], len(path.parts) == 1 and path.suffix in (".py", ".so")
         is_package = len(path.parts) == 2 and path.name == "__init__.py" and path.parts[0] == top
         if (is_module or is_package) and top.isidentifier() and not top.startswith("_"):
-            print(name, importlib.import_module(top).__name__)
+            file = importlib.import_module(top).__file__
+            if file and not os.path.samefile(file, path.locate()):
+                raise ImportError(f"{file} is not of {name}")
+            print(name, top)
 """
 """Prints each package with the modules of it that were imported."""
 
@@ -93,18 +90,15 @@ def open_environment(
         When it cannot be made: no network, no room, no Python.
     """
     started_s = time.monotonic()
-    digest = _digest(requirements)
+    with_tracking = wants_tracking(environ)
+    digest = _digest(requirements, with_tracking=with_tracking)
     folder = private_folder(environ, digest=digest) / digest
     with locked(folder.with_suffix(".lock"), say=say, ends_at_s=started_s + limit_s) as descriptor:
         commands = Commands(isolated(environ), started_s + limit_s, say, descriptor)
         names = [requirement.name for requirement in read_requirements(requirements)]
-        build = partial(_build, folder, names, requirements=requirements, commands=commands)
-        environment = _reuse(folder, names, commands=commands) or build()
-        if wants_tracking(environ):
-            ends_at_s = min(commands.ends_at_s, time.monotonic() + TRACKING_LIMIT_S)
-            add_tracking(environment, requirements=requirements, commands=replace(commands, ends_at_s=ends_at_s))
-            environment = _reuse(folder, names, commands=commands) or build()
-    return environment
+        return _reuse(folder, names, commands=commands) or _build(
+            folder, names, requirements=requirements, commands=commands, with_tracking=with_tracking
+        )
 
 
 def import_here(requirements: Path, *, say: Callable[[str], None]) -> str:
@@ -122,16 +116,25 @@ def import_here(requirements: Path, *, say: Callable[[str], None]) -> str:
 
 
 def isolated(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without those that would mix the environment that started into ours."""
-    result = {name: value for name, value in environ.items() if name not in NOT_FOR_US}
-    result.update(PYTHONNOUSERSITE="1", PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0", PIP_DISABLE_PIP_VERSION_CHECK="1")
+    """Return the variables without those that would mix the environment that started into ours, or ours into that.
+
+    Of pip's own only those stay that are about reaching an index: ``PIP_PYTHON`` would have pip change the environment
+    that started, and images for training pin NumPy with ``PIP_CONSTRAINT``.
+    """
+    for_pip = PIP_MAY_KNOW | {"PIP_CONFIG_FILE"}
+    result = {
+        name: value
+        for name, value in environ.items()
+        if name not in NOT_FOR_US and (name in for_pip or not name.startswith("PIP_"))
+    }
+    result.update(PYTHONNOUSERSITE="1", PIP_DISABLE_PIP_VERSION_CHECK="1")
     return result
 
 
-def _digest(requirements: Path) -> str:
+def _digest(requirements: Path, *, with_tracking: bool) -> str:
     python = f"{platform.python_implementation()} {sys.version} {os.path.realpath(sys.executable or '')}"
-    parts = (FORMAT, python, platform.system(), platform.machine(), *platform.libc_ver())
-    text = "\0".join(parts).encode() + b"\0" + requirements.read_bytes()
+    parts = (FORMAT, str(with_tracking), python, platform.system(), platform.machine(), *platform.libc_ver())
+    text = os.fsencode("\0".join(parts)) + b"\0" + requirements.read_bytes()
     return hashlib.sha256(text).hexdigest()[:16]
 
 
@@ -177,18 +180,26 @@ def _last_line(output: str) -> str:
     return (output.strip().splitlines() or ["it printed nothing"])[-1]
 
 
-def _build(folder: Path, names: Sequence[str], *, requirements: Path, commands: Commands) -> Environment:
+def _build(
+    folder: Path, names: Sequence[str], *, requirements: Path, commands: Commands, with_tracking: bool
+) -> Environment:
     started_s = time.monotonic()
     folder.mkdir(mode=0o700, exist_ok=True)
     if commands.lock_descriptor is not None:
         _remove_incomplete(folder)
     attempt = Path(tempfile.mkdtemp(prefix=ATTEMPT, dir=str(folder)))
     commands.say(f"making an environment in {attempt}; it takes a minute or two")
-    python = find_python(commands, own_folder=attempt)
-    pip = _make_venv(attempt, python=python, commands=commands)
+    (attempt / "tmp").mkdir(mode=0o700)
+    installing = replace(commands, environ=pip_environ(commands, temporary_folder=attempt / "tmp"))
+    python = find_python(installing, own_folder=attempt)
+    pip = _make_venv(attempt, python=python, commands=installing)
     install = [*PIP_INSTALL, "-r", str(requirements)]
-    commands.insist([*pip, *install], what=f"installing the packages of {requirements.name}")
+    installing.insist([*pip, *install], what=f"installing the packages of {requirements.name}")
+    is_whole = not with_tracking or add_tracking(attempt, requirements=requirements, commands=installing)
     environment, problem = import_all(_python_of(attempt), names, commands=commands)
+    if with_tracking and not (is_whole and environment):
+        commands.say("MLflow has left the environment unfit, another is made without")
+        return _build(folder, names, requirements=requirements, commands=commands, with_tracking=False)
     if environment is None:
         raise SetupError(f"the packages were installed, but cannot be used on this node: {problem}")
     (attempt / COMPLETE).write_text(attempt.name, encoding="utf-8")
@@ -233,24 +244,27 @@ def wants_tracking(environ: Mapping[str, str]) -> bool:
     return is_offered and installed("mlflow-skinny") is not None
 
 
-def add_tracking(environment: Environment, *, requirements: Path, commands: Commands) -> None:
+def add_tracking(attempt: Path, *, requirements: Path, commands: Commands) -> bool:
     """Install MLflow beside the packages. The job does not depend on it: a failure is one warning.
 
     The packages of requirements.txt keep their versions. What they need may get another one that they accept: MLflow
     is behind dask's importlib-metadata.
+
+    Returns
+    -------
+    bool
+        Whether the environment is whole: as it was, or with MLflow.
     """
-    attempt = Path(environment.python).parents[2]
-    if (attempt / "tracking").is_file():
-        return
-    pip = [environment.python, "-m", "pip"]
+    pip = [_python_of(attempt), "-m", "pip"]
     names = {requirement.name.lower() for requirement in read_requirements(requirements)}
+    before = commands.run([*pip, "freeze"]).output
+    pins = [line for line in before.splitlines() if line.partition("==")[0].lower().replace("_", "-") in names]
+    (attempt / "pins.txt").write_text("\n".join(pins), encoding="utf-8")
+    install = [*PIP_INSTALL, "-r", str(requirements), "-c", str(attempt / "pins.txt"), *TRACKING]
+    ends_at_s = min(commands.ends_at_s, time.monotonic() + TRACKING_LIMIT_S)
     try:
-        lines = commands.insist([*pip, "freeze"], what="listing packages").splitlines()
-        pins = [line for line in lines if line.partition("==")[0].lower().replace("_", "-") in names]
-        (attempt / "pins.txt").write_text("\n".join(pins), encoding="utf-8")
-        install = [*PIP_INSTALL, "-r", str(requirements), "-c", str(attempt / "pins.txt"), *TRACKING]
-        commands.insist([*pip, *install], what="installing MLflow")
-        (attempt / "tracking").touch()
-    except (SetupError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        commands.say(f"warning: no metrics in the studio, the job goes on without: {reason}")
+        replace(commands, ends_at_s=ends_at_s).insist([*pip, *install], what="installing MLflow")
+    except SetupError as error:
+        commands.say(f"warning: no metrics in the studio, the job goes on without: {error.message.splitlines()[0]}")
+        return commands.run([*pip, "freeze"]).output == before
+    return True

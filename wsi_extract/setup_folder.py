@@ -30,13 +30,11 @@ def private_folder(environ: Mapping[str, str], *, digest: str) -> Path:
     SetupError
         When no place will do; above all when somebody else could plant programs in it.
     """
-    chosen = environ.get("WSI_EXTRACT_ENV_DIR")
-    places = [chosen] if chosen else [tempfile.gettempdir(), "/var/tmp", environ.get("HOME", "") + "/.cache"]
-    folders = [Path(place).absolute() / f"wsi_extract-{os.geteuid()}" for place in places]
+    folders = [Path(place).absolute() / f"wsi_extract-{os.geteuid()}" for place in _places(environ)]
     problems = []
     for must_be_complete in (True, False):
         for folder in folders:
-            if must_be_complete and not (folder / digest / COMPLETE).is_file():
+            if must_be_complete and not os.path.isfile(folder / digest / COMPLETE):  # noqa: PTH113  # never raises
                 continue
             problem = _unusable(folder, needed_bytes=0 if must_be_complete else NEEDED_BYTES)
             if not problem:
@@ -46,6 +44,18 @@ def private_folder(environ: Mapping[str, str], *, digest: str) -> Path:
         "no place for an environment:\n" + "\n".join(dict.fromkeys(problems)),
         "Let WSI_EXTRACT_ENV_DIR (job.environment_variables) name a folder on a local disk.",
     )
+
+
+def _places(environ: Mapping[str, str]) -> Iterator[str]:
+    chosen = environ.get("WSI_EXTRACT_ENV_DIR")
+    if chosen:
+        yield chosen
+        return
+    with contextlib.suppress(FileNotFoundError):  # where nothing that is usual for temporary files can be written
+        yield tempfile.gettempdir()
+    yield "/var/tmp"
+    if environ.get("HOME"):
+        yield f"{environ['HOME']}/.cache"
 
 
 def _unusable(folder: Path, *, needed_bytes: int) -> str:

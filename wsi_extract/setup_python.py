@@ -6,6 +6,7 @@ It runs on Python 3.8 and newer, before anything is installed, and changes nothi
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -27,6 +28,21 @@ good = good and not sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_
 print("good" if good else "other", platform.python_version())
 """
 PROBE_LIMIT_S = 60.0
+PIP_MAY_KNOW = frozenset(
+    f"PIP_{name}"
+    for name in (
+        *("INDEX_URL", "EXTRA_INDEX_URL", "NO_INDEX", "FIND_LINKS", "TRUSTED_HOST", "CERT", "CLIENT_CERT", "PROXY"),
+        *("TIMEOUT", "DEFAULT_TIMEOUT", "RETRIES", "KEYRING_PROVIDER", "CACHE_DIR", "NO_CACHE_DIR"),
+    )
+)
+"""How an index is reached. All else, such as ``PIP_PYTHON`` or ``PIP_TARGET``, may send packages to somewhere else."""
+UV_MAY_KNOW = frozenset(
+    f"UV_{name}"
+    for name in (
+        *("PYTHON_INSTALL_MIRROR", "PYTHON_DOWNLOADS_JSON_URL", "NATIVE_TLS", "SYSTEM_CERTS"),
+        *("HTTP_TIMEOUT", "INSECURE_HOST", "OFFLINE", "CONFIG_FILE"),
+    )
+)
 
 
 def find_python(commands: Commands, *, own_folder: Path) -> str:
@@ -42,13 +58,11 @@ def find_python(commands: Commands, *, own_folder: Path) -> str:
     SetupError
         When there is none and none can be had.
     """
-    for candidate in candidates(commands.environ, own_folder=own_folder):
+    for candidate in candidates(commands.environ):
         if is_good(commands, candidate):
             return candidate
     uv = _find_uv(commands, tools_folder=own_folder / "tools")
-    private = replace(
-        commands, environ=uv_environ(commands.environ, own_folder=own_folder, pip_settings=_pip_settings(commands))
-    )
+    private = replace(commands, environ=uv_environ(commands.environ, own_folder=own_folder))
     private.insist([uv, "python", "install", OWN_VERSION], what=f"fetching Python {OWN_VERSION} with uv")
     for candidate in _own_pythons(own_folder):
         if is_good(commands, candidate):
@@ -58,29 +72,28 @@ def find_python(commands: Commands, *, own_folder: Path) -> str:
 
 def is_good(commands: Commands, python: str) -> bool:
     """Tell whether an interpreter really runs here and has what an environment is made of."""
-    finished = commands.run([python, "-I", "-c", PROBE], limit_s=PROBE_LIMIT_S)
+    finished = commands.run([python, "-I", "-B", "-c", PROBE], limit_s=PROBE_LIMIT_S)
     return finished.is_good and finished.output.split()[:1] == ["good"]
 
 
-def candidates(environ: Mapping[str, str], *, own_folder: Path) -> Iterator[str]:
+def candidates(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield the paths of interpreters that may be good, the best first, each once."""
     seen = set()
-    for candidate in _all_candidates(environ, own_folder=own_folder):
+    for candidate in _all_candidates(environ):
         if os.access(candidate, os.X_OK) and os.path.realpath(candidate) not in seen:
             seen.add(os.path.realpath(candidate))
             yield candidate
 
 
-def _all_candidates(environ: Mapping[str, str], *, own_folder: Path) -> Iterator[str]:
+def _all_candidates(environ: Mapping[str, str]) -> Iterator[str]:
     if sys.version_info >= (3, 11) and sys.executable:
         yield sys.executable
-    yield from _own_pythons(own_folder)
     for minor in MINORS:
         found = shutil.which(f"python3.{minor}", path=environ.get("PATH"))
         if found is not None:
             yield found
     conda = environ.get("CONDA_EXE")
-    homes = [Path(home) for home in HOMES] + ([Path(conda).resolve().parents[1]] if conda else [])
+    homes = [Path(home) for home in HOMES] + ([Path(conda).resolve().parent.parent] if conda else [])
     for minor in MINORS:
         yield from (str(home / "bin" / f"python3.{minor}") for home in homes)
         for pattern in (f".pyenv/versions/3.{minor}.*", f".local/share/uv/python/cpython-3.{minor}.*"):
@@ -93,12 +106,15 @@ def _own_pythons(own_folder: Path) -> list[str]:
 
 
 def pip_of_this_python(commands: Commands) -> list[str] | None:
-    """Return the command for a pip that the starting Python has, be it only in a wheel for others; ``None`` if none."""
+    """Return the command for a pip that the starting Python has, be it only in a wheel for others; ``None`` if none.
+
+    It writes no bytecode into the environment that started.
+    """
     bundled = [
         *(Path(sysconfig.get_path("stdlib")) / "ensurepip" / "_bundled").glob("pip-*.whl"),
         *Path("/usr/share/python-wheels").glob("pip-*.whl"),
     ]
-    for command in (["-m", "pip"], *([str(wheel / "pip")] for wheel in sorted(bundled, reverse=True))):
+    for command in (["-B", "-m", "pip"], *(["-B", str(wheel / "pip")] for wheel in sorted(bundled, reverse=True))):
         if sys.executable and commands.run([sys.executable, *command, "--version"]).is_good:
             return [sys.executable, *command]
     return None
@@ -125,34 +141,47 @@ def _find_uv(commands: Commands, *, tools_folder: Path) -> str:
     return uv
 
 
-def _pip_settings(commands: Commands) -> dict[str, str]:
-    """Return what pip is configured with; uv knows nothing of pip's own files."""
+def pip_environ(commands: Commands, *, temporary_folder: Path) -> dict[str, str]:
+    """Return the variables for pip: it knows how the index is reached, as the pip of the environment that started does.
+
+    pip's own files are read once, here, and by that pip: those of conda and of virtual environments lie beside it.
+
+    Parameters
+    ----------
+    temporary_folder
+        Where packages are unpacked: 250 MB, for which there may be no room in ``TMPDIR``.
+    """
+    environ = dict(commands.environ, TMPDIR=str(temporary_folder))
     pip = pip_of_this_python(commands)
     if pip is None:
-        return {}
+        return environ
     lines = commands.run([*pip, "config", "list"]).output.splitlines()
-    pairs = (line.split("=", 1) for line in lines if "=" in line)
-    return {key.strip(): value.strip().strip("'\"") for key, value in pairs}
+    in_files = {}
+    for section in ("global", "install"):  # the later wins
+        for match in filter(None, (re.fullmatch(rf"{section}\.([\w-]+)=(['\"])(.*)\2", line) for line in lines)):
+            name = f"PIP_{match[1].upper().replace('-', '_')}"
+            if name in PIP_MAY_KNOW:
+                in_files[name] = " ".join(match[3].replace("\\n", " ").split())
+    return {**in_files, **environ, "PIP_CONFIG_FILE": os.devnull}
 
 
-def uv_environ(environ: Mapping[str, str], *, own_folder: Path, pip_settings: Mapping[str, str]) -> dict[str, str]:
+def uv_environ(environ: Mapping[str, str], *, own_folder: Path) -> dict[str, str]:
     """Return the environment for uv: everything it writes stays in our folder; proxy and certificates are pip's.
 
-    >>> pip = {"global.proxy": "http://p:1"}
-    >>> uv_environ({}, own_folder=Path("/o"), pip_settings=pip)["HTTPS_PROXY"]
+    >>> uv_environ({"PIP_PROXY": "http://p:1"}, own_folder=Path("/o"))["HTTPS_PROXY"]
     'http://p:1'
     """
-    result = dict(environ)
+    result = {name: value for name, value in environ.items() if not name.startswith("UV_") or name in UV_MAY_KNOW}
     result["UV_PYTHON_INSTALL_DIR"] = str(own_folder / "python")
     result["UV_PYTHON_BIN_DIR"] = str(own_folder / "tools" / "bin")
     result["UV_PYTHON_INSTALL_BIN"] = "0"  # else python3.12 appears in ~/.local/bin
     result["UV_CACHE_DIR"] = str(own_folder / "tools" / "cache")
     result["UV_NO_PROGRESS"] = "1"
-    proxy = environ.get("PIP_PROXY") or pip_settings.get("global.proxy") or pip_settings.get("install.proxy")
+    proxy = environ.get("PIP_PROXY")
     if proxy and not {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} & set(environ):
         result["HTTPS_PROXY"] = result["HTTP_PROXY"] = proxy
     if not {"SSL_CERT_FILE", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS"} & set(environ):
-        named = (environ.get("PIP_CERT"), pip_settings.get("global.cert"), environ.get("REQUESTS_CA_BUNDLE"))
+        named = (environ.get("PIP_CERT"), environ.get("REQUESTS_CA_BUNDLE"))
         certificates = next((path for path in (*named, *SYSTEM_CERTIFICATES) if path and Path(path).is_file()), None)
         if certificates is not None:
             result["SSL_CERT_FILE"] = certificates
