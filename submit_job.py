@@ -8,16 +8,24 @@ the job needs is missing; 3 nobody could log in; 4 Azure refused or cannot be re
 
 from __future__ import annotations
 
-from wsi_extract.start import Imports, describe_missing, run_program
+import sys
+
+from wsi_extract.requirements_check import LEAST_PYTHON
+from wsi_extract.start import EXIT_ENVIRONMENT, Imports, describe_missing, run_program
+
+if __name__ == "__main__" and sys.version_info < LEAST_PYTHON:  # so far an older one comes, and no further
+    needed = ".".join(map(str, LEAST_PYTHON))
+    sys.stderr.write(f"error: this program needs Python {needed} or newer, and {sys.executable} is older\n")
+    sys.exit(EXIT_ENVIRONMENT)
 
 with Imports(__name__):
     import argparse
-    import sys
     import traceback
     from collections.abc import Sequence
     from dataclasses import replace
+    from functools import partial
     from pathlib import Path
-    from typing import TYPE_CHECKING
+    from typing import TYPE_CHECKING, TextIO
 
     from wsi_extract.azure_job import service
     from wsi_extract.azure_job.credentials import AuthKind, log_in
@@ -100,9 +108,9 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
-def say(line: str) -> None:
-    """Show what happens, beside the results on stdout."""
-    print(as_printable(line), file=sys.stderr)
+def say(line: str, *, stream: TextIO | None = None) -> None:
+    """Show what happens, beside the results on stdout: on stderr, as it is now unless another one is given."""
+    print(as_printable(line), file=stream or sys.stderr)
 
 
 def submit(arguments: argparse.Namespace) -> int:
@@ -125,7 +133,9 @@ def submit(arguments: argparse.Namespace) -> int:
 def _submit(plan: JobPlan, settings: JobSettings, arguments: argparse.Namespace) -> int:
     with held():  # libraries that are interrupted while they are loaded fail in ways of their own
         service.load_libraries()
-    login = log_in(arguments.auth, tenant_id=settings.tenant_id, timeout_s=arguments.auth_timeout, say=say)
+    # It may be asked for once more, also while progress bars are kept off stderr.
+    say_always = partial(say, stream=sys.stderr)
+    login = log_in(arguments.auth, tenant_id=settings.tenant_id, timeout_s=arguments.auth_timeout, say=say_always)
     say(f"logged in{f' as {login.account}' if login.account else ''}")
     client = service.open_client(login.credential, config_path=settings.config_path, workspace=plan.workspace)
     if not arguments.no_preflight:
@@ -147,16 +157,17 @@ def _submit(plan: JobPlan, settings: JobSettings, arguments: argparse.Namespace)
 
 def _wait(client: MLClient, name: str) -> int:
     try:
-        status = wait_for(client, name, out=sys.stdout)
-        state = service.read_job(client, name)
+        state = wait_for(client, name, out=sys.stdout)
     except (KeyboardInterrupt, WsiExtractError):
         say(f"the job {name} goes on; the commands above follow and cancel it")
         raise
-    if status == COMPLETED:
+    if state.status == COMPLETED:
         print(describe_output(state))
         return 0
     reason = service.read_error(client, name)
-    say(f"error: the job {name} has ended as {status}{f': {reason}' if reason else ''}. Its log is in the studio.")
+    say(
+        f"error: the job {name} has ended as {state.status}{f': {reason}' if reason else ''}. Its log is in the studio."
+    )
     return EXIT_JOB_FAILED
 
 

@@ -53,6 +53,8 @@ class LoginService:
         Raised by every request.
     addresses
         What browsers were opened with.
+    tenants
+        Ids of the tenants that were asked for.
     access_token
         What those who log in get.
     """
@@ -61,12 +63,14 @@ class LoginService:
     error: tuple[str, str] | None = None
     failure: Exception | None = None
     addresses: list[str] = field(default_factory=list)
+    tenants: list[str] = field(default_factory=list)
     access_token: str = ACCESS_TOKEN
     nonce: str = ""
 
     def answer(self, method: str, url: str, body: str) -> tuple[int, object]:
         path = urlsplit(url).path
         if path.endswith("openid-configuration"):
+            self.tenants.append(path.split("/")[1])
             return 200, {
                 "authorization_endpoint": f"{HOST}/{TENANT}/oauth2/v2.0/authorize",
                 "token_endpoint": f"{HOST}/{TENANT}/oauth2/v2.0/token",

@@ -153,6 +153,30 @@ def test_az_is_asked_for_the_tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert read_calls(calls)[0][-2:] == ["--tenant", TENANT]
 
 
+def test_whatever_is_there_is_asked_for_the_tenant_of_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = install_az(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "AzureCliCredential")
+    login, _ = try_login(AuthKind.DEFAULT)
+    login.credential.get_token(SCOPE)
+    assert [call[-2:] for call in read_calls(calls)] == [["--tenant", TENANT]] * 2
+    try_login(AuthKind.DEFAULT, tenant_id=None)
+    assert "--tenant" not in read_calls(calls)[-1]
+
+
+def test_the_tenant_of_the_workspace_goes_before_that_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_CLIENT_ID", "11111111-2222-4333-8444-555555555555")
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", SECRET)
+    other = "99999999-2222-4333-8444-555555555555"
+    monkeypatch.setenv("AZURE_TENANT_ID", other)
+    with emulated_login() as service:
+        try_login(AuthKind.SERVICE_PRINCIPAL)
+        try_login(AuthKind.SERVICE_PRINCIPAL, tenant_id=None)
+    assert service.tenants == [TENANT, other]
+
+
 def test_az_that_is_not_logged_in_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_az(tmp_path / "bin", account="logged out")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.azure.emulator import TRIPLE as TRIPLE_OF_SERVICE
 from tests.azure.helpers_job import EXACT_COMMAND, PROGRAM_NAMES, ROOT, config_file, plan_of, program
 from tests.azure.in_process import emulated_azure
+from wsi_extract import __version__
 from wsi_extract.azure_job.job_plan import JobPlan, describe, job_yaml, plan_job
 from wsi_extract.azure_job.settings import load_job_settings
 from wsi_extract.azure_job.snapshot import staged
@@ -130,6 +131,26 @@ def test_a_description_shows_everything_on_lines_of_their_own(tmp_path: Path) ->
     assert [line[:8] for line in lines if line.startswith(("warning:", "problem:"))] == ["warning:", "problem:"]
 
 
+def test_every_tag_is_shown_before_it_is_sent(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, job={"tags": {"study": "a"}})
+    text = "\n".join(describe(plan))
+    for name, value in {
+        "wsi_extract": __version__,
+        "wsi_extract_files": plan.snapshot.digest[:16],
+        "study": "a",
+    }.items():
+        assert f"{name}={value}" in text
+
+
+def test_what_may_be_a_secret_is_not_shown(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, job={"environment_variables": {"API_TOKEN": "hunter2", "ROUND": "2"}})
+    text = "\n".join(describe(plan))
+    assert "hunter2" not in text
+    assert "API_TOKEN=***" in text
+    assert "ROUND=2" in text
+    assert plan.environment_variables["API_TOKEN"] == "hunter2"
+
+
 def test_a_job_description_can_be_read_back(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, job=ALL)
     document = yaml.safe_load(job_yaml(plan))
@@ -187,8 +208,8 @@ def test_azures_own_tools_make_the_same_job_of_the_description(tmp_path: Path, j
             name = service.submit(client, plan, code=code).name
         described = azure.jobs[str(client.jobs.create_or_update(load_job(root / "job.yml")).name)].properties
         submitted = azure.jobs[name].properties
-    assert described["tags"] == plan.tags
-    apart = {"tags": None, "properties": None}  # ours name the program; Azure's tools name the commit of the folder
+    assert submitted["tags"] == plan.tags
+    apart = {"properties": None}  # Azure's tools name the commit of the folder
     assert described | apart == submitted | apart  # the same code, too
 
 

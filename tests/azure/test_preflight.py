@@ -107,10 +107,20 @@ def test_an_account_that_may_not_look_is_told_to_go_on(
         preflight(client, plan(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("ResourceGroupNotFound", "Resource group 'x' could not be found."),
+        (
+            "ResourceNotFound",  # the code of computes that are not there, too
+            "The Resource 'Microsoft.MachineLearningServices/workspaces/x' under resource group 'y' was not found.",
+        ),
+    ],
+)
 def test_a_workspace_that_is_not_there_is_one_problem_not_three(
-    client: MLClient, azure: AzureEmulator, tmp_path: Path
+    code: str, message: str, client: MLClient, azure: AzureEmulator, tmp_path: Path
 ) -> None:
-    azure.fail("compute.get", 404, code="ResourceGroupNotFound", message="Resource group 'x' could not be found.")
+    azure.fail("compute.get", 404, code=code, message=message)
     with pytest.raises(PreflightError, match="Check subscription_id, resource_group and workspace_name"):
         preflight(client, plan(tmp_path))
     assert len(azure.requests) == 1

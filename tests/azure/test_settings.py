@@ -290,3 +290,39 @@ def test_any_values_are_refused_or_read(
         load_job_settings(path, overrides=overrides)
     except ConfigError:
         return
+
+
+@pytest.mark.parametrize("text", ["1.10", "1e5", "2026", "007", "1.0"])
+def test_numbers_stay_as_they_are_written_where_texts_are_wanted(text: str, tmp_path: Path) -> None:
+    keys = ("output.version", "tags.release", "environment_variables.V", "display_name", "experiment")
+    job = settings_of(tmp_path, *(f"job.{key}={text}" for key in keys), job={"output": {"name": "patches"}}).job
+    found = (job.output.version, job.tags["release"], job.environment_variables["V"], job.display_name, job.experiment)
+    assert found == (text,) * len(keys)
+
+
+def test_a_flag_decides_how_many_processes_nodes_start(tmp_path: Path) -> None:
+    nodes = {"nodes": 2, "trusted_network": True}
+    assert "extraction.workers: 0 stands for" in refusal(tmp_path, "extraction.workers=0", job=nodes)
+    assert settings_of(tmp_path, "extraction.workers=4", job=nodes, extraction={"workers": 0}).run.workers == 4
+
+
+@pytest.mark.parametrize("key", ["group_regex", "test_regex"])
+def test_a_pattern_that_is_none_is_not_left_to_the_node(key: str, tmp_path: Path) -> None:
+    assert f"extraction.{key}: '(x' is no regular expression" in refusal(tmp_path, extraction={key: "(x"})
+
+
+def test_a_config_file_of_somebody_unknown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="~nobody-of-this-name"):
+        load_job_settings(Path("~nobody-of-this-name/config.json"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rest", [{"not-a-name": "x"}, {"WSI_EXTRACT_NODES": "2"}, {"LIST": ["x"]}])
+def test_no_variable_is_shown_because_another_one_is_wrong(rest: dict[str, object], tmp_path: Path) -> None:
+    message = refusal(tmp_path, job={"environment_variables": {"API_TOKEN": "hunter2", **rest}})
+    assert next(iter(rest)) in message
+    assert "hunter2" not in message
+
+
+def test_a_secret_of_the_wrong_form_is_not_shown(tmp_path: Path) -> None:
+    assert "hunter2" not in refusal(tmp_path, job={"environment_variables": {"API_TOKEN": ["hunter2"]}})

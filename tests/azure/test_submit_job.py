@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from tests.azure.emulator import TRIPLE, AzureEmulator
 from tests.azure.fake_az import install_az, read_calls
 from tests.azure.helpers_job import EXACT_COMMAND, PROGRAM_NAMES, program
 from tests.azure.in_process import emulated_azure, write_settings
-from tests.azure.login_service import TENANT, emulated_login
+from tests.azure.login_service import DEVICE_CODE, TENANT, emulated_login
 from tests.azure.messages import Reply
 from tests.azure.routes import SAS, TOKEN
 from wsi_extract.azure_job.credentials import UNATTENDED
@@ -200,6 +201,16 @@ def test_a_refused_job(azure: AzureEmulator, capsys: Capture) -> None:
     assert errors.splitlines()[-1] == "error: cannot submit the job: The quota is used up (UserError, HTTP 400)."
 
 
+@pytest.mark.parametrize("body", [b"{}", b"<html>"])
+def test_a_reply_without_sense_says_that_the_job_may_be_there(
+    body: bytes, azure: AzureEmulator, capsys: Capture
+) -> None:
+    azure.reply_with("jobs.put", Reply(status=200, body=body))
+    code, _, errors = run(capsys=capsys)
+    assert code == 4
+    assert "https://ml.azure.com/jobs?wsid=" in errors.splitlines()[-1]
+
+
 def test_verbose_shows_where_and_no_secret(azure: AzureEmulator, capsys: Capture) -> None:
     azure.fail("jobs.put", 400)
     code, output, errors = run("-v", capsys=capsys)
@@ -262,3 +273,32 @@ def test_a_status_that_cannot_be_read_is_none_of_the_job(azure: AzureEmulator, c
     (name,) = azure.jobs
     assert code == 4
     assert f"the job {name} goes on" in errors
+
+
+def test_a_job_that_has_completed_is_not_read_again(azure: AzureEmulator, capsys: Capture) -> None:
+    azure.fail("jobs.get", 503, after=2)  # the log, the status
+    code, output, errors = run("--wait", capsys=capsys)
+    assert (code, "goes on" in errors) == (0, False)
+    assert "data set: " in output
+
+
+def test_a_log_in_that_is_asked_for_again_while_files_are_sent_can_be_seen(
+    azure: AzureEmulator, capsys: Capture
+) -> None:
+    claims = base64.b64encode(b'{"access_token": {}}').decode()
+    challenge = f'Bearer realm="", error="insufficient_claims", claims="{claims}"'
+    azure.reply_with("jobs.put", Reply(status=401, headers={"WWW-Authenticate": challenge}))
+    with emulated_login() as login:
+        login.access_token = TOKEN
+        submit_job.main(["--auth", "device-code"])
+    assert capsys.readouterr().err.count(f"enter the code {DEVICE_CODE}") == 2
+
+
+@pytest.mark.parametrize("version", [(3, 8), (3, 10, 13)])
+def test_a_python_that_is_too_old_is_named(version: tuple[int, ...]) -> None:
+    script = f"import runpy, sys; sys.version_info = {version}; runpy.run_path('submit_job.py', run_name='__main__')"
+    root = Path(submit_job.__file__).parent
+    process = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: this program needs Python 3.11 or newer")
+    assert process.stderr.count("\n") == 1

@@ -63,8 +63,8 @@ def name(client: MLClient, azure: AzureEmulator, tmp_path: Path, monkeypatch: py
 
 def wait(client: MLClient, name: str) -> tuple[str, str]:
     out = io.StringIO()
-    status = wait_for(client, name, out=out, pace=FAST)
-    return status, out.getvalue()
+    state = wait_for(client, name, out=out, pace=FAST)
+    return state.status, out.getvalue()
 
 
 @pytest.mark.parametrize("last", ["Completed", "Failed", "Canceled"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,13 +16,14 @@ from wsi_extract.azure_job.service_errors import NETWORK, is_certificate_problem
 from wsi_extract.errors import AuthenticationFailedError, ConfigError
 
 if TYPE_CHECKING:
-    from azure.core.credentials import TokenCredential
+    from azure.core.credentials import AccessToken, TokenCredential
     from azure.core.exceptions import AzureError
 
 SCOPE = "https://management.azure.com/.default"
 UNATTENDED = ("CI", "TF_BUILD", "GITHUB_ACTIONS", "AZUREML_RUN_ID")
 """Variables that say that nobody sits in front of this program."""
 SECRET_NAMES = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH")
+TENANT_FORM = re.compile(r"[A-Za-z0-9.-]+")
 ACCOUNT_CLAIMS = ("upn", "preferred_username", "unique_name", "app_displayname", "appid")
 
 Say = Callable[[str], None]
@@ -42,7 +44,8 @@ class AuthKind(StrEnum):
     MANAGED_IDENTITY = "managed-identity"
     """As this Azure machine; as one of several identities of it with AZURE_CLIENT_ID."""
     SERVICE_PRINCIPAL = "service-principal"
-    """As a program: AZURE_CLIENT_ID, AZURE_TENANT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH."""
+    """As a program: AZURE_CLIENT_ID, AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH, and AZURE_TENANT_ID where no
+    tenant is given."""
 
 
 _ASKS_SOMEBODY = frozenset({AuthKind.INTERACTIVE, AuthKind.DEVICE_CODE})
@@ -148,14 +151,46 @@ def _credential_of_machine(kind: AuthKind, *, tenant_id: str | None, timeout_s: 
     if kind is AuthKind.MANAGED_IDENTITY:
         client_id = os.environ.get("AZURE_CLIENT_ID")
         return ManagedIdentityCredential(client_id=client_id) if client_id else ManagedIdentityCredential()
-    return DefaultAzureCredential(process_timeout=timeout_s, exclude_interactive_browser_credential=True)
+    if tenant_id is None:
+        return DefaultAzureCredential(process_timeout=timeout_s, exclude_interactive_browser_credential=True)
+    whatever_is_there = DefaultAzureCredential(
+        process_timeout=timeout_s,
+        exclude_interactive_browser_credential=True,
+        additionally_allowed_tenants=[_checked_tenant(tenant_id)],
+    )
+    return _CredentialOfTenant(whatever_is_there, tenant_id=tenant_id)
+
+
+def _checked_tenant(tenant_id: str) -> str:
+    if TENANT_FORM.fullmatch(tenant_id) is None:
+        raise ValueError(tenant_id)
+    return tenant_id
+
+
+class _CredentialOfTenant:
+    """Asks for tokens of one tenant where a credential would take that of the account."""
+
+    def __init__(self, credential: TokenCredential, *, tenant_id: str) -> None:
+        self._credential = credential
+        self._tenant_id = tenant_id
+
+    def get_token(
+        self,
+        *scopes: str,
+        claims: str | None = None,
+        tenant_id: str | None = None,
+        enable_cae: bool = False,
+        **more: object,
+    ) -> AccessToken:
+        wanted = tenant_id or self._tenant_id
+        return self._credential.get_token(*scopes, claims=claims, tenant_id=wanted, enable_cae=enable_cae, **more)
 
 
 def _service_principal(environ: Mapping[str, str], *, tenant_id: str | None) -> TokenCredential:
     from azure.identity import CertificateCredential, ClientSecretCredential  # noqa: PLC0415
 
     client_id = environ.get("AZURE_CLIENT_ID", "")
-    tenant = environ.get("AZURE_TENANT_ID") or tenant_id or ""
+    tenant = tenant_id or environ.get("AZURE_TENANT_ID", "")
     secret, certificate = (environ.get(name, "") for name in SECRET_NAMES)
     missing = [name for name, value in (("AZURE_CLIENT_ID", client_id), ("AZURE_TENANT_ID", tenant)) if not value]
     missing += [] if secret or certificate else [" or ".join(SECRET_NAMES)]

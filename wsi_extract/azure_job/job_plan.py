@@ -8,9 +8,10 @@ from pathlib import Path
 
 import yaml
 
+from wsi_extract import __version__
 from wsi_extract.azure_job.command import INPUT_NAME, OUTPUT_NAME, build_command
 from wsi_extract.azure_job.job_config import PREFIX, JobConfig, OutputConfig
-from wsi_extract.azure_job.job_warnings import warnings_of
+from wsi_extract.azure_job.job_warnings import SECRET_NAME, warnings_of
 from wsi_extract.azure_job.settings import JobSettings
 from wsi_extract.azure_job.snapshot import CONFIG_NAME, PROGRAM_NAME, Snapshot, list_snapshot, snapshot_warnings
 from wsi_extract.azure_job.workspace import Workspace, describe_placeholders
@@ -39,6 +40,8 @@ class JobPlan:
         As the SDK wants them: environments without ``azureml:``, data assets with it.
     files_by_setting
         Names on the node of files that settings name, by setting; they are part of the snapshot.
+    tags
+        Which program it runs, then what the settings add or replace.
     problems
         What keeps the job from being submitted, one line each.
     warnings
@@ -96,7 +99,7 @@ def plan_job(settings: JobSettings, *, root: Path) -> JobPlan:
         environment_variables=_environment_variables(job),
         nodes=job.nodes,
         timeout_s=job.timeout_s,
-        tags=dict(job.tags),
+        tags={"wsi_extract": __version__, "wsi_extract_files": snapshot.digest[:16], **job.tags},
         services=job.services,
         ssh_public_key=job.ssh_public_key,
         snapshot=snapshot,
@@ -206,12 +209,16 @@ def _describe_values(plan: JobPlan) -> list[tuple[str, list[str]]]:
         ("environment", [plan.environment]),
         ("input", [f"{INPUT_NAME} = {plan.data}, {MODE_TEXTS[plan.data_mode]}"]),
         ("output", _describe_output(plan.output)),
-        ("variables", [f"{name}={value}" for name, value in plan.environment_variables.items()]),
+        ("variables", [_describe_variable(name, value) for name, value in plan.environment_variables.items()]),
         ("tags", [f"{name}={value}" for name, value in plan.tags.items()]),
         ("services", [", ".join(plan.services)] if plan.services else []),
         ("time limit", [] if plan.timeout_s is None else [f"{plan.timeout_s:,} s"]),
     ]
     return [(title, texts) for title, texts in values if texts]
+
+
+def _describe_variable(name: str, value: str) -> str:
+    return f"{name}={'***' if SECRET_NAME.search(name) else value}"  # what is shown is often kept, as by build servers
 
 
 def _describe_output(output: OutputConfig) -> list[str]:

@@ -11,7 +11,9 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+from wsi_extract.azure_job.job_config import JobConfig
 from wsi_extract.config import RunConfig
 from wsi_extract.config_problems import shortened
 from wsi_extract.config_sources import PATH_FIELDS, parse_flag, parse_json
@@ -31,6 +33,13 @@ NOT_FOR_JOBS: Mapping[str, str] = {
     "dry_run": "a job that writes nothing is of no use; --dry_run of submit_job.py shows what would be sent",
 }
 """Settings that flags cannot have in a job, and what to do instead."""
+
+_NUMBERS = frozenset(
+    name
+    for name, field in JobConfig.model_fields.items()
+    if {int, float} & {field.annotation, *get_args(field.annotation)}
+)
+"""Settings of ``job`` that are numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +73,7 @@ def read_overrides(texts: Sequence[str]) -> tuple[Overrides, list[str]]:
         if not is_set or not all(rest) or not rest or first not in ("job", "extraction"):
             problems.append(f"--set {_shown(text)}: expected job.KEY=VALUE or extraction.KEY=VALUE")
         elif first == "job":
-            job[tuple(rest)] = _as_value(value)
+            job[tuple(rest)] = _as_value_of_job(rest[0], value)
         else:
             try:
                 flags[".".join(rest)] = _as_flag(".".join(rest), value)
@@ -95,6 +104,13 @@ def problem_of_literal(value: str) -> str:
         f"{_shown(repr(value))} cannot stand on the command line of a job (letters, digits and . _ / : = @ % + , - "
         "can, but no - at the beginning): put it into config.json"
     )
+
+
+def _as_value_of_job(name: str, text: str) -> object:
+    """Return what is meant; where texts are wanted, digits are one: the version 1.10 is not the number 1.1."""
+    value = _as_value(text)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return text if is_number and name not in _NUMBERS else value
 
 
 def _as_value(text: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 _PAGES = {"compute": "compute", "environment": "environments", "data": "data"}
 """Pages of the studio, by what they show."""
-_NO_SUCH_WORKSPACE = ("SubscriptionNotFound", "ResourceGroupNotFound", "InvalidSubscriptionId")
+_NO_SUCH_WORKSPACE = re.compile(
+    r"SubscriptionNotFound|ResourceGroupNotFound|InvalidSubscriptionId"
+    r"|Microsoft\.MachineLearningServices/workspaces/[^/']+' under resource group"
+)
+"""What the service says when it does not get as far as looking into the workspace."""
 
 _Found = TypeVar("_Found")
 
@@ -71,7 +76,7 @@ def _look_up(read: Callable[[], _Found], *, what: str) -> _Found:
         other = "With --no_preflight the job is submitted without looking."
         raise ServiceError(error.message, f"{error.remedy} {other}") from error.__cause__
     except MissingError as error:
-        if not any(code in error.message for code in _NO_SUCH_WORKSPACE):
+        if _NO_SUCH_WORKSPACE.search(error.message) is None:
             raise
         where = f"Check subscription_id, resource_group and workspace_name; {STUDIO} shows your workspaces."
         raise PreflightError(f"the workspace of config.json is not there: {error.message}", where) from error.__cause__

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_extract import __version__
 from wsi_extract.azure_job.command import INPUT_NAME, OUTPUT_NAME
 from wsi_extract.azure_job.job_config import PREFIX
 from wsi_extract.azure_job.sdk_noise import hand_over_handlers, without_progress
@@ -124,10 +123,22 @@ def submit(client: MLClient, plan: JobPlan, *, code: Path, is_verbose: bool = Fa
             with in_our_words("submit the job"):
                 job = client.jobs.create_or_update(make_job(plan, code=code))
                 return Submitted(name=str(job.name), studio_url=job.studio_url, status=text_of(job.status))
-        except UnreachableError as error:
+        except ServiceError as error:
+            if not _may_be_made(error):
+                raise
             page = studio_page(plan.workspace, "jobs")
-            look = f"Before that look at {page}: if the reply was lost on the way, the job is there."
-            raise UnreachableError(error.message, f"{error.remedy} {look}") from error.__cause__
+            look = f"Before that look at {page}: if only the reply was lost or damaged, the job is there."
+            raise type(error)(error.message, f"{error.remedy} {look}".strip()) from error.__cause__
+
+
+def _may_be_made(error: ServiceError) -> bool:
+    """Say whether the service may have made a job before this happened: it has not where it refused."""
+    from azure.core.exceptions import AzureError, HttpResponseError  # noqa: PLC0415
+
+    cause = error.__cause__
+    if isinstance(error, UnreachableError) or not isinstance(cause, AzureError):
+        return True
+    return isinstance(cause, HttpResponseError) and (cause.status_code or 0) < 400  # a page in place of an answer
 
 
 def make_job(plan: JobPlan, *, code: Path) -> Command:
@@ -149,13 +160,8 @@ def make_job(plan: JobPlan, *, code: Path) -> Command:
         distribution=PyTorchDistribution(process_count_per_instance=1) if plan.nodes > 1 else None,
         timeout=plan.timeout_s,
         services=_services(plan) or None,
-        tags=tags_of(plan),
+        tags=dict(plan.tags),
     )
-
-
-def tags_of(plan: JobPlan) -> dict[str, str]:
-    """Return the tags of a job: which program it runs, then what the settings add or replace."""
-    return {"wsi_extract": __version__, "wsi_extract_files": plan.snapshot.digest[:16], **plan.tags}
 
 
 def _services(plan: JobPlan) -> dict[str, AnyService]:

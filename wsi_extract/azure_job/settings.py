@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -93,7 +94,10 @@ def load_job_settings(path: Path, *, overrides: Sequence[str] = ()) -> JobSettin
     ConfigError
         Listing every problem, one per line. A workspace that is not filled in yet is none.
     """
-    path = path.expanduser().absolute()
+    try:
+        path = path.expanduser().absolute()
+    except RuntimeError as error:  # ~somebody, who is unknown here
+        raise ConfigError(f"cannot read the config file {path}: {error}") from error
     document = read_config_file(path)
     changes, problems = read_overrides(overrides)
     workspace, found = read_workspace(document)
@@ -189,6 +193,8 @@ def _describe(problem: ErrorDetails) -> str:
             message = problem["msg"].lower().replace("input should", "should").replace("string should", "should")
     if keys == ["ssh_public_key"]:  # a private key, given instead, is not to be shown
         return f"{where}: expected the text of a public key, as in ~/.ssh/id_ed25519.pub"
+    if keys[:1] == ["environment_variables"]:  # one of them may hold a secret
+        return f"{where}: {message}"
     return f"{where}: {message}, got {shortened(json.dumps(problem['input']))}"
 
 
@@ -206,8 +212,6 @@ def _read_run(
     for key in COMMAND_VALUES:
         if (key,) in changes.job and key in changes.flags:
             problems.append(f"--set job.{key} and --set extraction.{key}: give one of them")
-    if job.nodes > 1 and given.get("workers") == 0:
-        problems.append(f"extraction.workers: 0 stands for a run without workers, but job.nodes is {job.nodes}")
     flags = {
         name: str(path.parent / flag.text) if name in PATH_FIELDS else flag.value
         for name, flag in changes.flags.items()
@@ -216,7 +220,7 @@ def _read_run(
     try:
         in_file = _without(extraction_object(document, path=path), {*elsewhere, *NOT_FOR_JOBS})
         defaults = defaults_of_job({ON_PARTIAL_VARIABLE: "warn"} if job.output.mode == "upload" else {})
-        return load_config(defaults | in_file, {**STAND_IN, **of_job, **flags}), problems
+        run = load_config(defaults | in_file, {**STAND_IN, **of_job, **flags})
     except ConfigError as error:
         lines = [line.strip().removeprefix(f"{path}: ") for line in error.message.splitlines()]
         origin = {f"--{key}": f"job.{key}" for key in of_job} | {f"--{key}": f"extraction.{key}" for key in flags}
@@ -224,6 +228,21 @@ def _read_run(
             *problems,
             *(_with_origin(line, origin) for line in lines if line != "the settings cannot be used:"),
         ]
+    return run, [*problems, *_problems_on_node(run, n_nodes=job.nodes)]
+
+
+def _problems_on_node(run: RunConfig, *, n_nodes: int) -> list[str]:
+    """Return what the settings themselves allow, but ends the program on the node."""
+    problems = []
+    if n_nodes > 1 and run.workers == 0:
+        problems.append(f"extraction.workers: 0 stands for a run without workers, but job.nodes is {n_nodes}")
+    for name in ("group_regex", "test_regex"):
+        pattern = getattr(run, name)
+        try:
+            re.compile(pattern or "")
+        except (re.error, RecursionError, OverflowError) as error:
+            problems.append(f"extraction.{name}: {shortened(repr(pattern))} is no regular expression: {error}")
+    return problems
 
 
 def _with_origin(line: str, origin: Mapping[str, str]) -> str:

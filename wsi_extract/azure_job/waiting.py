@@ -34,8 +34,8 @@ class Pace:
     """How long nobody may answer: shorter troubles of a network are no reason to give up."""
 
 
-def wait_for(client: MLClient, name: str, *, out: TextIO, pace: Pace | None = None) -> str:
-    """Wait until a job has ended, and return its last status: one of `FINAL`.
+def wait_for(client: MLClient, name: str, *, out: TextIO, pace: Pace | None = None) -> JobState:
+    """Wait until a job has ended, and return its last state, with a status of `FINAL`.
 
     Parameters
     ----------
@@ -72,23 +72,23 @@ def _show_log(client: MLClient, name: str, *, out: TextIO) -> None:
         out.write(f"the log cannot be shown any further ({reason}); waiting for the end of the job\n")
 
 
-def _poll(read: Callable[[], JobState], *, out: TextIO, pace: Pace) -> str:
+def _poll(read: Callable[[], JobState], *, out: TextIO, pace: Pace) -> JobState:
     wait_s, known = pace.first_s, ""
     answered_s = time.monotonic()
     while True:
         try:
-            status = read().status
+            state = read()
         except UnreachableError as error:
             if time.monotonic() - answered_s >= pace.patience_s:
                 raise
             out.write(f"{error.message} Trying again.\n")
         else:
             answered_s = time.monotonic()
-            if status != known:
-                out.write(f"status: {status}\n")
-                known = status
-            if status in FINAL:
-                return status
+            if state.status != known:
+                out.write(f"status: {state.status}\n")
+                known = state.status
+            if state.status in FINAL:
+                return state
         out.flush()
         time.sleep(wait_s)
         wait_s = min(1.5 * wait_s, pace.longest_s)
