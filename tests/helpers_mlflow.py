@@ -29,6 +29,8 @@ class Received:
     artifacts: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     url: str = ""
+    run_id: str = ""
+    """Another one for each server: mlflow remembers by run where its files go."""
 
     def last(self, name: str) -> float:
         """Return the last value of a metric."""
@@ -49,13 +51,13 @@ class _Handler(BaseHTTPRequestHandler):
         if begun is None:
             return
         info = {
-            "run_id": "r1",
-            "run_uuid": "r1",
+            "run_id": self.server.received.run_id,
+            "run_uuid": self.server.received.run_id,
             "experiment_id": "0",
             "status": "RUNNING",
             "start_time": 1,
             "lifecycle_stage": "active",
-            "artifact_uri": "mlflow-artifacts:/0/r1/artifacts",
+            "artifact_uri": "mlflow-artifacts:/0/run/artifacts",
         }
         is_known = begun[0] == f"{API}/runs/get"
         self._answer({"run": {"info": info, "data": {}}} if is_known else {}, status=200 if is_known else 404)
@@ -66,11 +68,16 @@ class _Handler(BaseHTTPRequestHandler):
         if begun is None:
             return
         batch: dict[str, Any] = json.loads(begun[1])
-        if begun[0] != f"{API}/runs/log-batch" or batch["run_id"] != "r1":
+        if begun[0] != f"{API}/runs/log-batch" or batch["run_id"] != self.server.received.run_id:
             self._answer({}, status=404)
             return
         received = self.server.received
-        received.params |= {item["key"]: item["value"] for item in batch.get("params", ())}
+        params = {item["key"]: item["value"] for item in batch.get("params", ())}
+        changed = [key for key, value in params.items() if received.params.get(key, value) != value]
+        if changed:
+            self._answer({"error_code": "INVALID_PARAMETER_VALUE", "message": f"Changing {changed}"}, status=400)
+            return
+        received.params |= params
         received.tags |= {item["key"]: item["value"] for item in batch.get("tags", ())}
         received.metrics += [
             (item["key"], float(item["value"]), int(item.get("step", 0))) for item in batch.get("metrics", ())
@@ -115,6 +122,7 @@ def tracking_server(*, status: int = 200, is_hanging: bool = False) -> Iterator[
         received.may_answer.set()
     server = _Server(("127.0.0.1", 0), _Handler)
     server.received = received
+    received.run_id = f"r{server.server_port}"
     received.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

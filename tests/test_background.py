@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi_extract import background
 from wsi_extract.background import MAX_WAITING, BackgroundSender
 
 Target = list[object]
@@ -113,3 +115,39 @@ def test_nothing_sent_needs_no_thread() -> None:
     n_before = threading.active_count()
     Sent().sender.close(budget_s=10)
     assert threading.active_count() == n_before
+
+
+def test_what_never_worked_gets_a_short_end() -> None:
+    sent = Sent()
+    sent.may_open.set()
+    sent.sender.send(partial(failing, "down"))
+    sent.sender.send(lambda _: time.sleep(60))
+    started_s = time.monotonic()
+    sent.sender.close(budget_s=60)
+    assert time.monotonic() - started_s < background.HOPELESS_END_S + 2
+    assert sent.told == ["OSError: down"]
+
+
+def test_what_came_up_again_gets_all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "HOPELESS_END_S", 0.0)
+    sent = Sent()
+    sent.may_open.set()
+    sent.sender.send(adding("well"))
+    for _ in range(background.HOPELESS_FAILURES - 1):
+        sent.sender.send(partial(failing, "down"))
+    sent.sender.send(lambda _: time.sleep(0.2))
+    sent.sender.send(adding("late"))
+    sent.sender.close(budget_s=10)
+    assert sent.items == ["well", "late"]
+
+
+def test_a_system_without_threads_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    sent = Sent()
+    for _ in range(3):
+        sent.sender.send(adding(1))
+    sent.sender.close(budget_s=10)
+    assert sent.told == ["RuntimeError: can't start new thread"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from rich.console import Console
 from tests.helpers_run import Inputs, make_config
 from wsi_extract import console_progress
 from wsi_extract.console import MAX_FAULTS_SHOWN, ConsoleReporter, make_console, utc_stamp
-from wsi_extract.console_progress import LogDisplay, Stage
+from wsi_extract.console_progress import BarDisplay, LogDisplay, Stage
 from wsi_extract.heartbeat import beating
 from wsi_extract.in_work import SlidesInWork
 from wsi_extract.model import Fault, FaultClass
@@ -208,6 +210,56 @@ def test_a_log_is_plain_text_whatever_the_environment_says(
     console.print("text", style="bold red")
     assert not console.is_terminal
     assert capsys.readouterr().out == "text\n"
+
+
+@pytest.mark.parametrize(("term", "is_terminal"), [("xterm", True), ("dumb", False), ("UNKNOWN", False)])
+def test_a_terminal_without_a_cursor_gets_a_log(monkeypatch: pytest.MonkeyPatch, term: str, is_terminal: bool) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys, "stdout", TerminalText())
+    assert make_console().is_terminal is is_terminal
+
+
+class TerminalText(io.StringIO):
+    """Says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        """It is."""
+        return True
+
+
+def test_a_narrow_terminal_costs_the_bar_and_not_the_count() -> None:
+    shown = io.StringIO()
+    bar = BarDisplay(Console(file=shown, width=80, force_terminal=True, color_system=None))
+    stage = Stage(name="extract", unit="patches", total=12_000, started_s=time.monotonic() - 10)
+    stage.slides, stage.n_failed = ", 4 of 4 slides", 1
+    bar.begin(stage)
+    stage.done = 12_000
+    bar.advance(12_000)
+    bar.end()
+    assert " 12000/12000 " in shown.getvalue()
+
+
+def test_two_threads_write_a_line_once() -> None:
+    now_s = [0.0]
+    lines: list[str] = []
+
+    def slow_clock() -> float:
+        time.sleep(0.001)  # lets the other thread in
+        return now_s[0]
+
+    display = LogDisplay(lines.append, work=SlidesInWork(), clock=slow_clock)
+    stage = Stage(name="extract", unit="patches", total=10**6, started_s=0.0)
+    display.begin(stage)
+    lines.clear()
+    n_rounds = 50
+    for _ in range(n_rounds):
+        now_s[0] += 1000.0
+        stage.done += 1
+        thread = threading.Thread(target=display.beat)
+        thread.start()
+        display.advance(1)
+        thread.join()
+    assert len(lines) == n_rounds
 
 
 def test_the_heartbeat_writes_while_the_main_thread_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

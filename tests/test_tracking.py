@@ -16,13 +16,13 @@ from tests.helpers_run import MEMORY_BYTES, Inputs, make_config, make_inputs
 from wsi_extract import tracking
 from wsi_extract.console import SilentReporter
 from wsi_extract.layout import DASK_REPORT
-from wsi_extract.mlflow_run import CLIENT_SETTINGS
+from wsi_extract.mlflow_run import CLIENT_SETTINGS, MAX_REASON_LENGTH, presentable
 from wsi_extract.pipeline import run
 from wsi_extract.slides import SlideCache
 from wsi_extract.tasks import SerialExecutor
 from wsi_extract.tracking import STATUS, code_digest, open_tracker
 
-JOB = {"MLFLOW_RUN_ID": "r1"}
+JOB = {"MLFLOW_RUN_ID": "r1", "MLFLOW_TRACKING_URI": "http://localhost"}
 
 
 class WarnedReporter(SilentReporter):
@@ -58,11 +58,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return inputs
 
 
-def track(inputs: Inputs, out: Path, **settings: object) -> WarnedReporter:
+def track(inputs: Inputs, out: Path, *, run_id: str = "r1", **settings: object) -> WarnedReporter:
     """Run a job with a report that is written when the executor is closed, and return what was warned of."""
     reporter = WarnedReporter()
     config = make_config(inputs, out, unannotated_slides="negative", patches_per_slide=8, **settings)
-    with open_tracker(reporter, config, environ=JOB) as tracker, SlideCache() as slides:
+    environ = JOB | {"MLFLOW_RUN_ID": run_id}
+    with open_tracker(reporter, config, environ=environ) as tracker, SlideCache() as slides:
         assert tracker is not reporter
         tracker.show_dashboard("http://127.0.0.1:8787/status")
         executor = SerialExecutor(slides=slides, worker_memory_bytes=MEMORY_BYTES)
@@ -74,7 +75,7 @@ def track(inputs: Inputs, out: Path, **settings: object) -> WarnedReporter:
 
 def track_at(server: Received, inputs: Inputs, out: Path, monkeypatch: pytest.MonkeyPatch) -> WarnedReporter:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-    return track(inputs, out)
+    return track(inputs, out, run_id=server.run_id)
 
 
 def test_a_job_reports_settings_numbers_and_documents(
@@ -97,7 +98,7 @@ def test_a_job_reports_settings_numbers_and_documents(
     assert server.last("boxes_train") == sum(manifest["splits"]["train"]["labels_by_category"].values())
     assert server.last("slides_done") == 2
     assert server.last("slides_failed") == 1
-    kept = {name.removeprefix("0/r1/artifacts/extraction/"): data for name, data in server.artifacts.items()}
+    kept = {name.removeprefix("0/run/artifacts/extraction/"): data for name, data in server.artifacts.items()}
     assert set(kept) == {"slides.csv", "errors.jsonl", "dask-report.html", "manifest-summary.json"}
     assert kept["slides.csv"] == (out / "slides.csv").read_bytes()
     assert json.loads(kept["manifest-summary.json"])["counts"] == manifest["counts"]
@@ -122,7 +123,7 @@ def test_a_server_that_refuses_costs_one_warning(
     with tracking_server(status=status) as server:
         reporter = track_at(server, inputs, tmp_path / "out", monkeypatch)
     (warning,) = reporter.warnings
-    assert "it goes on" in warning
+    assert "the run goes on" in warning
     assert len(server.requests) > 3  # what is down may come up again
     assert (tmp_path / "out" / "manifest.json").is_file()
 
@@ -130,6 +131,44 @@ def test_a_server_that_refuses_costs_one_warning(
 def test_a_server_that_is_not_there_costs_one_warning(inputs: Inputs, tmp_path: Path) -> None:
     assert len(track(inputs, tmp_path / "out").warnings) == 1
     assert (tmp_path / "out" / "manifest.json").is_file()
+
+
+def test_a_warning_is_short_and_keeps_secrets(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hidden@127.0.0.1:9/?sig=secret&se=1")
+    (warning,) = track(inputs, tmp_path / "out").warnings
+    assert "127.0.0.1:9" in warning
+    assert "hidden" not in warning
+    assert "secret" not in warning
+    assert len(presentable("x" * 10**6)) <= MAX_REASON_LENGTH
+
+
+def test_a_parameter_that_has_another_value_costs_no_document(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracking_server() as server:
+        server.params["version.numpy"] = "1.0"  # of an earlier attempt of the job, elsewhere
+        reporter = track_at(server, inputs, tmp_path / "out", monkeypatch)
+    (warning,) = reporter.warnings
+    assert "version.numpy" in warning
+    assert any(name.endswith("manifest-summary.json") for name in server.artifacts)
+
+
+def test_a_run_that_begins_anew_has_no_error_of_an_earlier_attempt(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracking_server() as server:
+        server.tags["error"] = "Terminated: "
+        track_at(server, inputs, tmp_path / "out", monkeypatch)
+    assert server.tags["error"] == "none"
+
+
+def test_azure_without_its_plugin_is_told_what_to_install(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "azureml", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "azureml://region.example/mlflow/v1.0")
+    (warning,) = track(inputs, tmp_path / "out").warnings
+    assert "azureml-mlflow" in warning
 
 
 def test_a_server_that_never_answers_costs_its_budget_at_the_end_and_no_more(
@@ -169,7 +208,11 @@ def test_a_run_that_ends_early_says_so(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         with (
             pytest.raises(type(error)),
-            open_tracker(WarnedReporter(), make_config(inputs, tmp_path / "out"), environ=JOB),
+            open_tracker(
+                WarnedReporter(),
+                make_config(inputs, tmp_path / "out"),
+                environ=JOB | {"MLFLOW_RUN_ID": server.run_id},
+            ),
         ):
             raise error
     assert server.tags[STATUS] == status
@@ -180,13 +223,16 @@ def test_a_run_that_ends_early_says_so(
 def test_a_dry_run_stores_nothing(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tracking_server() as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        reporter = track(inputs, tmp_path / "out", dry_run=True)
+        reporter = track(inputs, tmp_path / "out", run_id=server.run_id, dry_run=True)
     assert (reporter.warnings, server.tags[STATUS], server.artifacts) == ([], "dry run", {})
 
 
-def test_outside_of_jobs_nothing_comes_between(inputs: Inputs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", sorted(JOB))
+def test_outside_of_jobs_nothing_comes_between(inputs: Inputs, tmp_path: Path, missing: str) -> None:
+    # Without an address mlflow would make a database in the working directory.
     reporter, config = WarnedReporter(), make_config(inputs, tmp_path / "out")
-    with open_tracker(reporter, config, environ={}) as tracker:
+    environ = {name: value for name, value in JOB.items() if name != missing}
+    with open_tracker(reporter, config, environ=environ) as tracker:
         assert tracker is reporter
 
 

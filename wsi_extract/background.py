@@ -5,6 +5,7 @@ Knows not what is sent nor where to. Times are seconds (``_s``).
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
@@ -14,6 +15,10 @@ Target = TypeVar("Target")
 
 MAX_WAITING = 64
 """Jobs that wait; beyond that the oldest is dropped."""
+HOPELESS_FAILURES = 3
+"""So many jobs that failed in a row, or one before the first success: what is down is not coming up."""
+HOPELESS_END_S = 3.0
+"""How long the end may take then."""
 
 
 class BackgroundSender(Generic[Target]):
@@ -32,7 +37,9 @@ class BackgroundSender(Generic[Target]):
     def __init__(self, open_target: Callable[[], Target], *, on_trouble: Callable[[str], None]) -> None:
         self._open_target = open_target
         self._on_trouble = on_trouble
-        self._has_told = False
+        self._has_told = self._is_done = False
+        self._n_failures = HOPELESS_FAILURES - 1
+        """In a row; what has never worked gets no benefit of the doubt."""
         self._jobs: deque[Callable[[Target], None]] = deque(maxlen=MAX_WAITING)
         self._latest: Callable[[Target], None] | None = None
         self._is_closing = self._is_abandoned = False
@@ -56,33 +63,53 @@ class BackgroundSender(Generic[Target]):
             try:
                 self._thread.start()
             except RuntimeError as error:  # the system grants no further thread
-                self._is_abandoned = True
                 self._tell(error)
+                self._is_abandoned = True
         self._changed.notify()
 
     def close(self, *, budget_s: float) -> None:
-        """Wait until everything is sent, but not longer than ``budget_s``; what is left then is dropped."""
+        """Wait until everything is sent, but not longer than ``budget_s``; what is left then is dropped.
+
+        Where nothing could be sent lately it is not longer than `HOPELESS_END_S`.
+        """
+        started_s = time.monotonic()
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join(budget_s)
-            if self._thread.is_alive() and not self._is_abandoned:
-                self._tell(TimeoutError(f"no answer for {budget_s:.0f} s at the end of the run"))
-        self._is_abandoned = True
+            if self._thread.ident is not None and not self._is_abandoned:
+                self._changed.wait_for(lambda: self._is_done or self._is_hopeless, budget_s)
+                left_s = started_s + min(budget_s, HOPELESS_END_S) - time.monotonic()
+                if not self._changed.wait_for(lambda: self._is_done, max(0.0, left_s)):
+                    self._tell(TimeoutError(f"no answer for {budget_s:.0f} s at the end of the run"))
+            self._is_abandoned = True
+
+    @property
+    def _is_hopeless(self) -> bool:
+        return self._n_failures >= HOPELESS_FAILURES
 
     def _loop(self) -> None:
         try:
             target = self._open_target()
         except Exception as error:  # noqa: BLE001  # what a library makes of its own import is anybody's guess
             self._tell(error)
-            self._is_abandoned = True
-            return
-        while (job := self._next()) is not None:
-            try:
-                job(target)
-            except Exception as error:  # noqa: BLE001  # nothing that happens there matters to the run
-                self._tell(error)
+        else:
+            while (job := self._next()) is not None:
+                self._try(job, target)
+        with self._changed:
+            self._is_done = self._is_abandoned = True
+            self._changed.notify_all()
+
+    def _try(self, job: Callable[[Target], None], target: Target) -> None:
+        try:
+            job(target)
+        except Exception as error:  # noqa: BLE001  # nothing that happens there matters to the run
+            self._tell(error)
+            n_failures = self._n_failures + 1
+        else:
+            n_failures = 0
+        with self._changed:
+            self._n_failures = n_failures
+            self._changed.notify_all()
 
     def _next(self) -> Callable[[Target], None] | None:
         """Return the next job, ``None`` at the end."""

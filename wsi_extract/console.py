@@ -38,6 +38,8 @@ from wsi_extract.storage import CodecName, Store
 
 LOG_WIDTH = 140
 """Columns where there is no terminal to ask."""
+NO_CURSOR = frozenset({"dumb", "unknown"})
+"""Terminals without bars: those of editors and of serial lines."""
 MAX_SLIDES_SHOWN = 40
 MAX_FAULTS_SHOWN = 50
 """Lines of failed slides in a log; a terminal shows all."""
@@ -45,7 +47,7 @@ MAX_FAULTS_SHOWN = 50
 
 def make_console() -> Console:
     """Return a console for standard output: with colours on a terminal, plain text in a file or pipe."""
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in NO_CURSOR:
         return Console(highlight=False, markup=False, emoji=False)  # names of files may hold brackets
     # Whatever the environment says of colours: logs are read in browsers and editors, and bars would fill them.
     return Console(highlight=False, markup=False, emoji=False, width=LOG_WIDTH, force_terminal=False, color_system=None)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from wsi_extract.in_work import SlidesInWork
 from wsi_extract.pace import Pace, describe_rate, describe_seconds
@@ -96,10 +98,10 @@ class BarDisplay:
         """Put up a bar."""
         progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(),  # the one that gives way on a narrow terminal
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=self._console,
         )
         self._shown = (stage, progress, progress.add_task(stage.name, total=stage.total, note=""))
@@ -150,6 +152,8 @@ class LogDisplay:
         self._line_s = self._news_s = clock()
         """When the last line was written, and when something was done last."""
         self._n_at_line = 0
+        self._lock = Lock()
+        """Held while a line is due or not, so that the two threads do not both write it."""
 
     def begin(self, stage: Stage) -> None:
         """Write how much there is to do."""
@@ -167,20 +171,22 @@ class LogDisplay:
         if stage is None:
             return
         every_s = LINE_EVERY_S if now_s - stage.started_s < SOON_S else BEAT_S
-        if now_s - self._line_s >= every_s:
-            self._put(self._describe(stage, now_s=now_s))
+        with self._lock:
+            if now_s - self._line_s >= every_s:
+                self._put(self._describe(stage, now_s=now_s))
 
     def beat(self) -> None:
         """Write a line when there was none for a while."""
         now_s = self._clock()
-        if not self._is_open or now_s - self._line_s < BEAT_S:
-            return
-        stage = self._stage
-        if stage is not None:
-            self._put(self._describe(stage, now_s=now_s))
-        else:
-            what = AFTER.get(self._last_name, "working")
-            self._put(f"{what}, for {describe_seconds(now_s - self._news_s)} now{self._in_work(now_s)}")
+        with self._lock:
+            if not self._is_open or now_s - self._line_s < BEAT_S:
+                return
+            stage = self._stage
+            if stage is not None:
+                self._put(self._describe(stage, now_s=now_s))
+            else:
+                what = AFTER.get(self._last_name, "working")
+                self._put(f"{what}, for {describe_seconds(now_s - self._news_s)} now{self._in_work(now_s)}")
 
     def end(self) -> None:
         """Write what was done."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 ARTIFACT_FOLDER = "extraction"
 MAX_VALUE_LENGTH = 250
 """The least that servers allow for a parameter; longer values are cut."""
+MAX_REASON_LENGTH = 400
+"""Servers, and proxies before them, answer with whole pages."""
 MAX_PER_REQUEST = 100
 """Parameters, of which servers take so many at once."""
 CLIENT_SETTINGS = {
@@ -41,6 +45,8 @@ class MlflowRun:
     def __init__(self, run_id: str) -> None:
         for name, value in CLIENT_SETTINGS.items():
             os.environ.setdefault(name, value)
+        if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("azureml:") and not _has_azure_plugin():
+            raise ModuleNotFoundError("the server is of Azure ML; install azureml-mlflow beside mlflow-skinny")
         from mlflow.tracking import MlflowClient  # noqa: PLC0415  # a second of work, wanted in jobs only
 
         for name in ("mlflow", "urllib3"):  # the one who sends says what goes wrong, once
@@ -72,6 +78,27 @@ class MlflowRun:
     def log_file(self, path: Path) -> None:
         """Store a file with the run."""
         self._client.log_artifact(self._run_id, str(path), ARTIFACT_FOLDER)
+
+
+def _has_azure_plugin() -> bool:
+    try:
+        return find_spec("azureml.mlflow") is not None
+    except ImportError:  # of the package around it
+        return False
+
+
+def presentable(reason: str) -> str:
+    """Return what went wrong, fit for a log: short, and without what addresses may carry beside the place.
+
+    What is too long loses its middle: the cause often stands at the end.
+
+    >>> presentable("no https://me:secret@host/a?sig=secret: refused")
+    'no https://***@host/a?***: refused'
+    """
+    text = re.sub(r"(?<=//)[^/@\s]+(?=@)", "***", reason)
+    text = re.sub(r"\?[^\s'\"):]+", "?***", text)
+    half = MAX_REASON_LENGTH // 2 - 3
+    return text if len(text) <= MAX_REASON_LENGTH else f"{text[:half]} ... {text[-half:]}"
 
 
 def shortened(value: str) -> str:

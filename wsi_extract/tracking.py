@@ -25,7 +25,7 @@ from wsi_extract.files import pretty_json, sha256_of
 from wsi_extract.finish import Finished
 from wsi_extract.gather import Inputs
 from wsi_extract.layout import COMPLETE, DASK_REPORT, ERRORS, MANIFEST, SLIDES_TABLE
-from wsi_extract.mlflow_run import MlflowRun
+from wsi_extract.mlflow_run import MlflowRun, presentable
 from wsi_extract.model import Fault
 from wsi_extract.pace import Pace
 from wsi_extract.preflight import run_key
@@ -56,15 +56,18 @@ def open_tracker(reporter: Reporter, config: RunConfig, *, environ: Mapping[str,
     Parameters
     ----------
     environ
-        Environment: a job has ``MLFLOW_RUN_ID``, and ``MLFLOW_TRACKING_URI``, which mlflow reads itself.
+        Environment: a job has ``MLFLOW_RUN_ID``, and ``MLFLOW_TRACKING_URI``, which mlflow reads itself. Without the
+        address mlflow would look for the run in a database in the working directory, and make one.
     """
     run_id = environ.get("MLFLOW_RUN_ID", "")
-    if not run_id or find_spec("mlflow") is None:
+    if not (run_id and environ.get("MLFLOW_TRACKING_URI")) or find_spec("mlflow") is None:
         yield reporter
         return
     sender = BackgroundSender(
         partial(MlflowRun, run_id),
-        on_trouble=lambda reason: reporter.warn(f"MLflow does not take what this run reports; it goes on. {reason}"),
+        on_trouble=lambda reason: reporter.warn(
+            f"MLflow did not take all that this run reports; the run goes on. {presentable(reason)}"
+        ),
     )
     tracker = TrackingReporter(reporter, sender=sender, config=config)
     try:
@@ -95,7 +98,8 @@ class TrackingReporter:
         self._sent_s = clock()
         self._pace = Pace(self._sent_s)
         self._finished: Finished | None = None
-        sender.send(lambda run: run.set_tags({STATUS: "running"}))
+        # The job may have been started again, under the same id.
+        sender.send(lambda run: run.set_tags({STATUS: "running", "error": "none"}))
         sender.send(lambda run: run.log_params(_facts_of_start(config)))
 
     def begin(self, stage: str, *, total: int, unit: str, started_s: float | None = None) -> None:
@@ -199,7 +203,10 @@ class TrackingReporter:
     def end_failed(self, error: BaseException) -> None:
         """Leave word of a run that did not come to its end."""
         is_interrupted = isinstance(error, KeyboardInterrupt)
-        tags = {STATUS: "interrupted" if is_interrupted else "failed", "error": f"{type(error).__name__}: {error}"}
+        tags = {
+            STATUS: "interrupted" if is_interrupted else "failed",
+            "error": f"{type(error).__name__}: {error}".rstrip(": "),
+        }
         self._sender.send(lambda run: run.set_tags(tags))
         self._sender.close(budget_s=INTERRUPTED_END_S if is_interrupted else FAILED_END_S)
 
@@ -218,7 +225,9 @@ class TrackingReporter:
         self._sender.send(lambda run: run.set_tags(tags))
         for name in (SLIDES_TABLE, ERRORS, DASK_REPORT):
             self._sender.send(partial(_log_if_there, path=self._config.output_dir / name))
-        self._sender.send(partial(_log_manifest, path=self._config.output_dir / MANIFEST))
+        manifest = self._config.output_dir / MANIFEST
+        self._sender.send(partial(_log_manifest, path=manifest))
+        self._sender.send(partial(_log_versions, path=manifest))
         self._sender.close(budget_s=END_S)
 
 
@@ -228,13 +237,18 @@ def _log_if_there(run: MlflowRun, *, path: Path) -> None:
 
 
 def _log_manifest(run: MlflowRun, *, path: Path) -> None:
-    """Store the manifest without its rows of slides, which `SLIDES_TABLE` has, and the versions of libraries in it."""
+    """Store the manifest without its rows of slides, which `SLIDES_TABLE` has."""
     manifest = json.loads(path.read_bytes())
-    run.log_params({f"version.{name}": text for name, text in manifest["run"]["versions"].items()})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         summary = Path(scratch) / MANIFEST_SUMMARY
         summary.write_bytes(pretty_json({key: value for key, value in manifest.items() if key != "slides"}))
         run.log_file(summary)
+
+
+def _log_versions(run: MlflowRun, *, path: Path) -> None:
+    """Set the versions of libraries; those of an earlier attempt of the job may be others, and stay."""
+    versions = json.loads(path.read_bytes())["run"]["versions"]
+    run.log_params({f"version.{name}": text for name, text in versions.items()})
 
 
 def _facts_of_start(config: RunConfig) -> dict[str, str]:
