@@ -15,6 +15,7 @@ change the result. This module knows no scheduler: the executor is handed in.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,7 +74,7 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
     IntegrityError
         When the output folder belongs to another run.
     """
-    started = datetime.now(UTC)
+    started = _Start(at=datetime.now(UTC), monotonic_s=time.monotonic())
     check_versions()
     refuse_locked(config.output_dir)  # before all slides are opened, as the next two
     refuse_foreign(config.output_dir)
@@ -94,6 +95,14 @@ def run(config: RunConfig, *, executor: Executor, reporter: Reporter) -> RunResu
         work = _prepare(config, executor=executor, reporter=reporter)
         claim_folder(config.output_dir, description=work.description, failed=work.failed, fresh=config.fresh)
         return _write(work, started=started)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """When a run began: for people, and to measure how long it takes although somebody may set the clock."""
+
+    at: datetime
+    monotonic_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +141,7 @@ def _prepare(config: RunConfig, *, executor: Executor, reporter: Reporter) -> _W
     )
 
 
-def _write(work: _Work, *, started: datetime) -> RunResult:
+def _write(work: _Work, *, started: _Start) -> RunResult:
     """Fill an output folder that belongs to the run, and finish it."""
     config, inputs, executor = work.config, work.inputs, work.executor
     plan, extraction, room = _plan_and_extract(work)
@@ -145,14 +154,14 @@ def _write(work: _Work, *, started: datetime) -> RunResult:
     check_claim(config.output_dir, claim)  # a folder that was moved or deleted must not be made anew, half empty
     publish_stores(config, plan, outcomes=outcomes)
     check_claim(config.output_dir, claim)
-    wall_s = (datetime.now(UTC) - started).total_seconds()
+    wall_s = time.monotonic() - started.monotonic_s
     finished = finish_run(
         config,
         inputs=inputs,
         outcomes=outcomes,
         leakage=extraction.leakage,
         run={
-            "started": started.isoformat(),
+            "started": started.at.isoformat(),
             "seconds": round(wall_s, 3),
             **surroundings(config, executor),
             "n_workers": n_workers_used(executor),
