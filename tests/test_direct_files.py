@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,43 @@ def test_a_failure_while_writing_leaves_no_half_file(tmp_path: Path, monkeypatch
         write_batch(tmp_path, n_files=5)
     assert contents(tmp_path) == {}
     assert caught.value.filename == str(tmp_path)
+
+
+def test_a_full_scratch_is_named_and_not_the_output(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from wsi_extract import staging
+from wsi_extract.files import open_batch, write_atomically
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+staging.MEMORY_BYTES = 1000
+out = Path(sys.argv[1])
+def add():
+    with open_batch() as batch:
+        for i in range(100):
+            batch.add(f"{out}/{i}", b"x" * 1000)
+def add_long():
+    with open_batch() as batch, batch.open_file(f"{out}/a") as stream:
+        for _ in range(100):
+            stream.write(b"x" * 1000)
+for write in (add, add_long, lambda: write_atomically(out / "a", b"x" * 100_000)):
+    try:
+        write()
+    except OSError as error:
+        print(error.errno, error.filename)
+"""
+    (tmp_path / "scratch").mkdir()
+    end = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "out")],
+        env={"PATH": "", "TMPDIR": str(tmp_path / "scratch"), COMMIT_VARIABLE: "direct"},
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert end.stdout.splitlines() == [f"{errno.EFBIG} {tmp_path / 'scratch'}"] * 3, end.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])

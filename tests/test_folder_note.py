@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.folder_lock import ended_hard, locked, refuse_locked
-from wsi_extract.folder_note import describe_holder, describe_self
+from wsi_extract.folder_note import describe_holder, describe_self, name_held
 from wsi_extract.layout import lock_path, run_path
 from wsi_extract.mounts import COMMIT_VARIABLE
 
@@ -84,6 +86,49 @@ def write_and_fail(out: Path, *, rival: str) -> None:
         assert bool(rival) is bool(lock.rival)
         assert json.loads(lock_path(out).read_bytes())["command"] == "x"
         raise KeyError
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("rename", "direct"), ("direct", "rename")])
+def test_whoever_writes_in_another_way_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: str, ours: str
+) -> None:
+    monkeypatch.setenv(COMMIT_VARIABLE, theirs)
+    with holder(tmp_path) as process:
+        monkeypatch.setenv(COMMIT_VARIABLE, ours)
+        before = lock_path(tmp_path).read_bytes()
+        with pytest.raises(EnvironmentFaultError, match=f"process {process.pid} "):
+            refuse_locked(tmp_path)
+        with pytest.raises(EnvironmentFaultError, match=f"process {process.pid} "), locked(tmp_path, command="x"):
+            pass
+        assert not ended_hard(tmp_path)
+        assert lock_path(tmp_path).read_bytes() == before
+        process.kill()
+        process.wait(timeout=20)
+    assert ended_hard(tmp_path)
+    with locked(tmp_path, command="x"):
+        pass
+    assert not ended_hard(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["rename", "direct"])
+def test_a_name_that_is_about_to_be_free_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setenv(COMMIT_VARIABLE, form)
+    is_held, is_left = threading.Event(), threading.Event()
+
+    def leave_soon() -> None:
+        with name_held(tmp_path):
+            is_held.set()
+            time.sleep(0.1)
+            is_left.set()
+
+    leaving = threading.Thread(target=leave_soon)
+    leaving.start()
+    assert is_held.wait(10)
+    with locked(tmp_path, command="x"):
+        assert is_left.is_set()
+    leaving.join()
 
 
 def test_a_note_of_another_machine_is_passed_on(tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def tree(root: Path, files: dict[str, str]) -> Path:
              "cpu,cpuacct/d/1/cpu.cfs_period_us": "100000"}, 2, id="version 1",
         ),
         pytest.param(
+            {"self": "4:cpuacct,cpu:/d", "cpuacct,cpu/d/cpu.cfs_quota_us": "300000",
+             "cpuacct,cpu/d/cpu.cfs_period_us": "100000"}, 3, id="version 1, the other way round",
+        ),
+        pytest.param({"self": "0::/", "cpu.max": "\u00b2 100000"}, MANY, id="a digit that is no number"),
+        pytest.param({"self": "0::/..", "cpu.max": "200000 100000"}, 2, id="above what is in sight"),
+        pytest.param({"self": "0::/a:b", "a:b/cpu.max": "200000 100000"}, 2, id="a colon in the name"),
+        pytest.param(
             {"self": "4:cpu:/d", "cpu/d/cpu.cfs_quota_us": "-1", "cpu/d/cpu.cfs_period_us": "100000"}, MANY,
             id="version 1, no limit",
         ),

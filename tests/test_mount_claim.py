@@ -9,6 +9,7 @@ import pytest
 
 from tests.test_claim import describe
 from wsi_extract.claim import claim_folder
+from wsi_extract.clearing import delete_output
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.layout import next_run_path, run_path
 from wsi_extract.mounts import COMMIT_VARIABLE
@@ -54,6 +55,39 @@ def test_half_of_the_first_thing_a_run_writes_is_no_claim(tmp_path: Path) -> Non
     run_path(tmp_path).write_bytes(b'{"sett')
     claim_folder(tmp_path, description={**describe(), "settings": {"seed": 9}}, fresh=False)
     assert json.loads(run_path(tmp_path).read_bytes())["settings"] == {"seed": 9}
+
+
+def test_half_of_both_copies_is_no_claim_where_nothing_was_done(tmp_path: Path) -> None:
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    run_path(tmp_path).write_bytes(b'{"sett')  # by a run that was killed ...
+    next_run_path(tmp_path).write_bytes(b'{"s')  # ... as was the one that went on
+    claim_folder(tmp_path, description=describe(), fresh=False)
+    assert json.loads(run_path(tmp_path).read_bytes()) == describe()
+    assert not next_run_path(tmp_path).exists()
+
+
+def test_starting_over_keeps_to_the_end_what_says_whose_folder_it_is(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_path(out).rename(next_run_path(out))
+    run_path(out).write_bytes(b'{"sett')
+    for name in ("a", "faults", "z"):
+        (run_path(out).parent / name).mkdir()
+    removed: list[Path] = []
+    unlink, rmdir = Path.unlink, Path.rmdir
+
+    def note_unlink(path: Path, *, missing_ok: bool = False) -> None:
+        removed.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    def note_rmdir(path: Path) -> None:
+        removed.append(path)
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "unlink", note_unlink)
+    monkeypatch.setattr(Path, "rmdir", note_rmdir)
+    delete_output(out)
+    assert removed[-2:] == [next_run_path(out), run_path(out)]
 
 
 def test_files_of_somebody_else_are_still_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults import kills
 from tests.faults.kills import crash_points, kill
+from tests.faults.oracle import Facts
 from tests.faults.plans import Action, Strike, When, struck
 from tests.faults.shop import COMPLETE, KILLED, RESUMABLE, Shop
 from tests.helpers_run import content_of
@@ -19,23 +20,27 @@ from wsi_extract.mounts import COMMIT_VARIABLE
 from wsi_extract.records import encode_document, read_document
 from wsi_extract.storage import Store
 
-POINTS = [
-    (Store.PNG, "write:run", 1, When.BEFORE),  # half of what says whose folder it is
-    (Store.PNG, "create:survey", 2, When.AFTER),
-    (Store.PNG, "create:patch", 7, When.AFTER),
-    (Store.PNG, "write:patch", 20, When.AFTER),
-    (Store.PNG, "create:record", 2, When.AFTER),
-    (Store.PNG, "write:record", 3, When.AFTER),
-    (Store.PNG, "write:slide_manifest", 1, When.BEFORE),
-    (Store.PNG, "write:coco", 1, When.BEFORE),
-    (Store.PNG, "create:manifest", 1, When.AFTER),
-    (Store.PNG, "write:manifest", 1, When.AFTER),  # finished, but nobody was told
-    (Store.ZARR, "write:shard", 2, When.BEFORE),
-    (Store.ZARR, "create:zarr_document", 2, When.AFTER),
-    (Store.BOTH, "create:record", 3, When.AFTER),
-    (Store.PIXELS, "write:pixel_shard", 2, When.BEFORE),
-    (Store.PIXELS, "create:pixel_record", 1, When.AFTER),
-]
+POINTS = {  # of one run and those that go on with it, each killed a little further on
+    Store.PNG: [
+        ("write:run", 1, When.BEFORE),  # half of what says whose folder it is
+        ("create:survey", 2, When.AFTER),
+        ("create:patch", 7, When.AFTER),
+        ("create:record", 1, When.AFTER),
+        ("write:patch", 5, When.AFTER),
+        ("write:record", 1, When.AFTER),
+        ("write:slide_manifest", 1, When.BEFORE),
+        ("write:coco", 1, When.BEFORE),
+        ("create:manifest", 1, When.AFTER),
+        ("write:manifest", 1, When.AFTER),  # finished, but nobody was told
+    ],
+    Store.BOTH: [
+        ("write:shard", 2, When.BEFORE),
+        ("create:record", 1, When.AFTER),
+        ("create:patch", 3, When.AFTER),
+        ("create:zarr_document", 2, When.AFTER),
+    ],
+    Store.PIXELS: [("write:pixel_shard", 2, When.BEFORE), ("create:pixel_record", 1, When.AFTER)],
+}
 FORBIDDEN = ("rename:", "flock:", "truncate:", "UNSEEN")
 
 
@@ -47,11 +52,25 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
             yield shop
 
 
-@pytest.mark.parametrize(("store", "operation", "number", "when"), POINTS, ids=str)
-def test_a_run_killed_while_it_writes_directly_is_resumed_without_a_trace(
-    shop: Shop, store: Store, operation: str, number: int, when: When
-) -> None:
-    outcome = shop.strike(operation, kill(operation, number=number, when=when), store=store, codes={KILLED})
+@pytest.fixture(scope="module")
+def renaming_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(COMMIT_VARIABLE, "rename")
+        with Shop(folder=tmp_path_factory.mktemp("renamed"), n_slides=2) as shop:
+            yield shop
+
+
+@pytest.mark.parametrize("store", POINTS)
+def test_runs_killed_while_they_write_directly_are_resumed_without_a_trace(shop: Shop, store: Store) -> None:
+    out, oracle = shop.new_folder(), shop.oracle(store)
+    done: Facts = {}
+    for operation, number, when in POINTS[store]:
+        end = shop.run(out, store=store, plan=struck(out, kill(operation, number=number, when=when)))
+        assert end.code == KILLED, f"{operation}: {end.text}"
+        assert oracle.judge_unfinished(out, may_be_torn=True).problems == [], operation
+        before, done = done, oracle.facts_of_records(out)
+        assert before.items() <= done.items(), f"{operation}: what was complete was written again"
+    outcome = shop.resume(f"a row of kills, {store}", out, end, store=store, codes={KILLED})
     assert outcome.verdict.problems == []
     assert outcome.n_resumes == 1
 
@@ -66,6 +85,17 @@ def test_a_finished_folder_that_is_taken_up_again_looks_unfinished_at_once(shop:
     assert outcome.verdict.problems == []
 
 
+@pytest.mark.parametrize("first_form", ["direct", "rename"])
+def test_a_run_that_was_killed_goes_on_in_the_other_form(shop: Shop, renaming_shop: Shop, first_form: str) -> None:
+    first, second = (shop, renaming_shop) if first_form == "direct" else (renaming_shop, shop)
+    out = shop.new_folder()
+    for each, operation, number in ((first, "write:run", 1), (second, "write:patch", 9), (first, "write:patch", 12)):
+        end = each.run(out, store=Store.PNG, plan=struck(out, kill(operation, number=number)))
+        assert end.code == KILLED, end.text
+    assert second.run(out, store=Store.PNG).code == COMPLETE
+    assert first.oracle(Store.PNG).judge_finished(out).problems == []
+
+
 def test_starting_over_that_is_killed_goes_on(shop: Shop) -> None:
     for number in (3, 60):
         out = shop.new_folder()
@@ -78,16 +108,14 @@ def test_starting_over_that_is_killed_goes_on(shop: Shop) -> None:
 
 @pytest.mark.parametrize("store", [Store.BOTH, Store.PIXELS])
 def test_nothing_is_done_that_a_mounted_store_refuses_and_the_result_is_the_same(
-    shop: Shop, store: Store, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, renaming_shop: Shop, store: Store
 ) -> None:
     trace = shop.trace(store)
     assert [line for line in trace if line.startswith(FORBIDDEN)] == []
     assert not any(name.endswith((":other", ":scratch")) for name in crash_points(trace))
     created = [line for line in trace if line.startswith("create:")]
     assert len(created) == len(set(created)) > 40  # each file once
-    monkeypatch.setenv(COMMIT_VARIABLE, "rename")
-    with Shop(folder=shop.folder / f"renamed_{store}", n_slides=2) as other:
-        direct, renamed = content_of(shop.oracle(store).expected), content_of(other.oracle(store).expected)
+    direct, renamed = content_of(shop.oracle(store).expected), content_of(renaming_shop.oracle(store).expected)
     renamed.pop(".wsi_extract/lock")  # a note is removed, a lock is emptied
     assert direct.keys() == renamed.keys()
     assert [name for name in direct if direct[name] != renamed[name]] == []
@@ -137,5 +165,5 @@ def test_files_that_cannot_be_written_stop_the_run_which_goes_on_later(shop: Sho
 
 
 def test_kills_at_random_times(shop: Shop) -> None:
-    for outcome in kills.signals_at_random(shop, Store.BOTH, signal_number=signal.SIGKILL, n=3, seed=1):
+    for outcome in kills.signals_at_random(shop, Store.BOTH, signal_number=signal.SIGKILL, n=2, seed=1):
         assert outcome.verdict.problems == []

@@ -34,7 +34,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mount: StoreMount) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(COMMIT_VARIABLE, raising=False)
         folder = tmp_path_factory.mktemp("shop")
-        with Shop(folder=folder, n_slides=2, is_direct=True, out_root=mount.place) as shop:
+        with Shop(folder=folder, n_slides=2, patches_per_slide=8, is_direct=True, out_root=mount.place) as shop:
             yield shop
 
 
@@ -61,9 +61,8 @@ def test_a_run_into_a_store_gives_what_a_disk_gives(shop: Shop, mount: StoreMoun
 
 
 def test_runs_killed_at_random_times_are_resumed(shop: Shop) -> None:
-    for store in (Store.PNG, Store.PIXELS):
-        for outcome in kills.signals_at_random(shop, store, signal_number=signal.SIGKILL, n=3, seed=7):
-            assert outcome.verdict.problems == []
+    for outcome in kills.signals_at_random(shop, Store.BOTH, signal_number=signal.SIGKILL, n=2, seed=7):
+        assert outcome.verdict.problems == []
 
 
 def test_what_is_damaged_in_a_store_is_mended(shop: Shop) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import timeit
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.test_mount_inputs import can_mount
 from wsi_extract.errors import ConfigError
 from wsi_extract.mounts import COMMIT_VARIABLE, CommitForm, Mount, commit_form, form_on, mount_of
 
@@ -19,8 +22,13 @@ TABLE = r"""
 31 22 0:27 / /mnt/with\040blank\134and\011tab rw - fuse.sshfs me@host:/x rw
 32 22 0:28 / /mnt/nfs rw - nfs4 server:/share rw
 33 22 0:29 / /mnt/hidden rw - ext4 /dev/sdb rw
-34 22 0:30 / /mnt/hidden rw - fuse.rclone remote: rw
+34 33 0:30 / /mnt/hidden rw - fuse.rclone remote: rw
 35 30 0:31 / /mnt/batch/local rw - xfs /dev/sdc rw
+36 22 0:32 / /mnt/over/inner rw - fuse old rw
+37 22 0:33 / /mnt/over rw - ext4 /dev/sdd rw
+38 22 0:34 / /mnt/twice rw - fuse first rw
+39 22 0:35 / /mnt/twice rw - xfs /dev/sde rw
+40 35 0:36 /out /mnt/batch/local/x/bound rw - fuse blobfuse2 rw
 a line of another kind
 """
 
@@ -44,6 +52,9 @@ def table(tmp_path: Path) -> Path:
         ("/mnt/with blank\\and\ttab/x", "fuse.sshfs"),
         ("/mnt/nfs/x", "nfs4"),
         ("/mnt/hidden/x", "fuse.rclone"),  # the last mount on a place hides the others
+        ("/mnt/twice/x", "xfs"),
+        ("/mnt/over/inner/x", "ext4"),  # a mount further up hides those below
+        ("/mnt/batch/local/x/bound/y", "fuse"),  # a part of a store, bound elsewhere
     ],
 )
 def test_a_folder_belongs_to_the_innermost_mount(table: Path, folder: str, kind: str) -> None:
@@ -59,6 +70,40 @@ def test_links_are_followed_and_an_unknown_system_says_nothing(tmp_path: Path, t
     assert (mount.kind, mount.source, mount.place) == ("nfs4", "server:/share", "/mnt/nfs")
     assert mount_of(tmp_path, table=tmp_path / "no table") is None
     assert form_on(None) is CommitForm.RENAME
+
+
+def test_in_a_jail_the_root_may_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "mountinfo"
+    path.write_text("33 32 0:29 / /jail rw - fuse blobfuse2 rw\n35 33 0:31 / /jail/local rw - xfs /dev/sdc rw\n")
+    found = [mount_of(Path(place), table=path) for place in ("/jail/x", "/jail/local/x", "/elsewhere")]
+    assert [mount and mount.kind for mount in found] == ["fuse", "xfs", None]
+
+
+@pytest.mark.skipif(not can_mount(), reason="this user may not mount")
+def test_mounts_of_the_kernel_are_told_apart(tmp_path: Path) -> None:
+    """Compare with the kernel's own answer: the number of the mount of an open folder."""
+    script = f"""
+cd {tmp_path} && mkdir -p over/inner/deep bound twice && mount -t tmpfs a over/inner && mkdir over/inner/deep &&
+mount --bind over/inner bound && mount -t tmpfs b over && mkdir -p over/inner/deep &&
+mount -t tmpfs c twice && mount -t ramfs d twice && mkdir twice/x && ln -s bound link && exec {sys.executable} -c "
+import os
+from pathlib import Path
+from wsi_extract.mounts import mount_of
+for name in ('over', 'over/inner/deep', 'bound/deep', 'twice/x', 'link/deep', '.', '/', '/proc', '/sys', '/dev/shm'):
+    descriptor = os.open(name, os.O_RDONLY)
+    facts = Path(f'/proc/self/fdinfo/{{descriptor}}').read_text().split()
+    mount = mount_of(Path(name).absolute() / 'missing')
+    print(name, facts[facts.index('mnt_id:') + 1], mount and mount.number)
+"
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    end = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert end.returncode == 0, end.stderr
+    rows = [line.split() for line in end.stdout.splitlines()]
+    assert len(rows) == 10
+    assert [row for row in rows if row[1] != row[2]] == []
 
 
 @given(name=st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1))

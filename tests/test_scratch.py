@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,30 @@ def test_the_output_folder_and_what_is_below_are_never_taken(folders: dict[str, 
 def test_memory_comes_last(folders: dict[str, Path], table: Path) -> None:
     assert choose(folders, table, "store", "share") == "memory"
     assert choose(folders, table, "store", "disk") == "disk"
+
+
+def test_a_folder_in_memory_comes_after_every_disk(
+    folders: dict[str, Path], table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with table.open("a") as lines:
+        lines.write(f"4 1 0:4 / {folders['told']} rw - tmpfs tmpfs rw\n")
+    stat, statvfs = Path.stat, os.statvfs
+
+    def other_device(path: Path, **options: bool) -> os.stat_result:
+        found = stat(path, **options)
+        if path != folders["told"]:
+            return found
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:]))
+
+    def much_room(path: Path) -> os.statvfs_result:
+        found = list(statvfs(path))
+        return os.statvfs_result([*found[:4], 2**50 if path == folders["told"] else 2**20, *found[5:]])
+
+    monkeypatch.setattr(Path, "stat", other_device)
+    monkeypatch.setattr(os, "statvfs", much_room)
+    assert choose(folders, table, "told", "disk") == "disk"
+    assert choose(folders, table, "told", "share") == "told"
+    assert choose(folders, table, "disk", told=str(folders["told"])) == "told"  # the user may know better
 
 
 def test_of_one_disk_the_first_folder_is_taken(folders: dict[str, Path], table: Path) -> None:

@@ -187,8 +187,12 @@ def is_unclaimed(output_dir: Path) -> bool:
 
 
 def _is_barely_claimed(output_dir: Path) -> bool:
-    """Tell whether nothing of a run is there beside ``run.json``: half of one was written by a run that died then."""
-    return _holds_only(output_dir, lock_path(output_dir), claim_path(output_dir), run_path(output_dir))
+    """Tell whether nothing of a run is there beside ``run.json``: half of one was written by a run that died then.
+
+    So may its second copy be, by another run that died when it was about to mend it.
+    """
+    early = (lock_path(output_dir), claim_path(output_dir), run_path(output_dir), next_run_path(output_dir))
+    return _holds_only(output_dir, *early)
 
 
 def _holds_only(output_dir: Path, *early: Path) -> bool:

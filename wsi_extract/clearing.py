@@ -22,6 +22,7 @@ from wsi_extract.layout import (
     PIXELS,
     STATE,
     lock_path,
+    next_run_path,
     patch_array_folder,
     pixel_image_folder,
     pixel_record_path,
@@ -102,8 +103,9 @@ def delete_output(output_dir: Path) -> None:
             _delete(output_dir / name)
     fsync_after_removal(output_dir)
     for child in state.iterdir() if state.is_dir() else ():
-        if child not in (run_path(output_dir), lock_path(output_dir)):
+        if child not in (run_path(output_dir), next_run_path(output_dir), lock_path(output_dir)):
             _delete(child)
+    _unlink_durably([next_run_path(output_dir)])  # speaks for the other while that is torn
     _unlink_durably([run_path(output_dir)])
 
 

@@ -7,13 +7,13 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 from uuid import uuid4
 
-from wsi_extract.direct_files import DirectFiles, missing_of, write_and_hand_over, write_staged
+from wsi_extract.direct_files import DirectFiles, accept_folder, write_and_hand_over, write_staged
 from wsi_extract.durable import Synchroniser, fsync_folders, make_folder, name_file
 from wsi_extract.mounts import CommitForm, commit_form
 from wsi_extract.renames import remove_quietly, replace_file
@@ -49,7 +49,7 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
         with closing(Stage()) as stage:
             with stage.open_file(str(path)) as spool:
                 yield spool
-            write_staged(missing_of(stage.files), record=None)
+            write_staged(stage.files, record=None)
         return
     make_folder(path.parent)
     temporary = temporary_beside(path)
@@ -161,16 +161,23 @@ class _RenamedFiles:
 class FileBatch:
     """Takes files of one output folder that get their names together. Made by `open_batch`."""
 
-    def __init__(self, synchroniser: Synchroniser, *, record: Path | None) -> None:
+    def __init__(
+        self, synchroniser: Synchroniser, *, record: Path | None, still_ours: Callable[[], None] = accept_folder
+    ) -> None:
         self._synchroniser = synchroniser
         self._record = record
+        self._still_ours = still_ours
         self._files: _RenamedFiles | DirectFiles | None = None
 
     def _files_for(self, path: str) -> _RenamedFiles | DirectFiles:
         """Return what takes the files: the first one's folder decides for all."""
         if self._files is None:
             is_direct = commit_form(path.rpartition("/")[0]) is CommitForm.DIRECT
-            self._files = DirectFiles(record=self._record) if is_direct else _RenamedFiles(self._synchroniser)
+            self._files = (
+                DirectFiles(record=self._record, still_ours=self._still_ours)
+                if is_direct
+                else _RenamedFiles(self._synchroniser)
+            )
         return self._files
 
     def add(self, path: str, data: bytes) -> None:
@@ -220,7 +227,7 @@ class FileBatch:
 
 
 @contextmanager
-def open_batch(*, record: Path | None = None) -> Iterator[FileBatch]:
+def open_batch(*, record: Path | None = None, still_ours: Callable[[], None] = accept_folder) -> Iterator[FileBatch]:
     """Write many files that appear together, when the block has ended and all of them are durable, or not at all.
 
     Files are made durable while the next ones are written. Only renaming can stop half-way: each file is whole then.
@@ -231,9 +238,12 @@ def open_batch(*, record: Path | None = None) -> Iterator[FileBatch]:
     record
         What vouches for the files once they are there. In `CommitForm.DIRECT` it is removed, durably, before one of
         them is written over; files that are there already, with the same bytes, stay as they are.
+    still_ours
+        Raises when the folder belongs to somebody else by now. In `CommitForm.DIRECT`, where it takes long until all
+        files are there, it is asked meanwhile, and before a file is written over.
     """
     synchroniser = Synchroniser()
-    batch = FileBatch(synchroniser, record=record)
+    batch = FileBatch(synchroniser, record=record, still_ours=still_ours)
     with closing(batch):
         try:
             with synchroniser:

@@ -6,6 +6,7 @@ error or a signal. Content that nobody holds a lock on means ``kill -9``, a cras
 put back after such an end by a successor that did not succeed either: what killed the one may be still to come.
 
 Where files are committed directly, as in a mounted object store, nothing can be locked: see `wsi_extract.folder_note`.
+Whoever holds the lock holds the name of that module too: a run that was told to write directly must see it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsi_extract.causes import name_of
 from wsi_extract.durable import make_folder
 from wsi_extract.errors import EnvironmentFaultError, InputError
-from wsi_extract.folder_note import MAX_CONTENT_BYTES, describe_self, is_held_here, noted, read_note, taken
+from wsi_extract.folder_note import MAX_CONTENT_BYTES, describe_self, is_held_here, name_held, noted, read_note, taken
 from wsi_extract.interrupts import held
 from wsi_extract.layout import lock_path
 from wsi_extract.mounts import CommitForm, commit_form
@@ -73,21 +74,29 @@ def locked(output_dir: Path, *, command: str) -> Iterator[FolderLock]:
     is_done = False
     mark = b""
     try:
-        mark = os.pread(held_lock.descriptor, MAX_CONTENT_BYTES, 0)
-        with held():
-            _replace_content(held_lock.descriptor, describe_self(command), path=path)
-        try:
-            yield FolderLock(is_exclusive=held_lock.is_exclusive)
-        except BaseException:
-            with held(), suppress(OSError):  # a signal now is still an orderly end, and the first error is the one
-                _replace_content(held_lock.descriptor, mark, path=path)
-            raise
-        with held():
-            _replace_content(held_lock.descriptor, b"", path=path)
+        with name_held(output_dir) if held_lock.is_exclusive else nullcontext():
+            mark = os.pread(held_lock.descriptor, MAX_CONTENT_BYTES, 0)
+            with _content_held(held_lock.descriptor, path, command=command, mark=mark):
+                yield FolderLock(is_exclusive=held_lock.is_exclusive)
         is_done = True
     finally:
         with held():
             _leave(held_lock, path, is_marked=bool(mark) and not is_done)
+
+
+@contextmanager
+def _content_held(descriptor: int, path: Path, *, command: str, mark: bytes) -> Iterator[None]:
+    """Say in the file who writes, until the block ends; after an error, ``mark`` stands there again."""
+    with held():
+        _replace_content(descriptor, describe_self(command), path=path)
+    try:
+        yield
+    except BaseException:
+        with held(), suppress(OSError):  # a signal now is still an orderly end, and the first error is the one
+            _replace_content(descriptor, mark, path=path)
+        raise
+    with held():
+        _replace_content(descriptor, b"", path=path)
 
 
 def refuse_locked(output_dir: Path) -> None:
@@ -98,9 +107,9 @@ def refuse_locked(output_dir: Path) -> None:
     EnvironmentFaultError
         As `locked` does.
     """
+    if is_held_here(output_dir):
+        raise taken(read_note(output_dir), output_dir=output_dir)
     if commit_form(output_dir) is CommitForm.DIRECT:
-        if is_held_here(output_dir):
-            raise taken(read_note(output_dir), output_dir=output_dir)
         return
     path = lock_path(output_dir)
     descriptor = _open_to_look(path)
@@ -121,8 +130,10 @@ def ended_hard(output_dir: Path) -> bool:
     EnvironmentFaultError
         When the system does not even say whether the lock is held.
     """
+    if is_held_here(output_dir):
+        return False
     if commit_form(output_dir) is CommitForm.DIRECT:
-        return bool(read_note(output_dir)) and not is_held_here(output_dir)
+        return bool(read_note(output_dir))
     path = lock_path(output_dir)
     descriptor = _open_to_look(path)
     if descriptor is None:

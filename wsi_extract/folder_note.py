@@ -7,11 +7,10 @@ of another machine is alive nobody can tell, so what it left is passed on as a w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
-import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -21,9 +20,13 @@ from typing import Any
 from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.files import write_atomically
 from wsi_extract.interrupts import held
+from wsi_extract.kernel_names import hold_name, is_name_held, name_for
 from wsi_extract.layout import lock_path
 
 MAX_CONTENT_BYTES = 10_000
+PATIENCE_S = 0.5
+"""A process that dies gives back one thing after the other: its lock, say, and then its name."""
+LOOK_AGAIN_S = 0.02
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 NETWORK = Path("/proc/self/ns/net")
 """Names of the kernel are those of a network: containers on one machine may each have their own."""
@@ -78,17 +81,25 @@ def read_note(output_dir: Path) -> bytes:
 
 def is_held_here(output_dir: Path) -> bool:
     """Tell whether a living process of this machine is writing to the folder; it does not notice the question."""
-    if sys.platform != "linux":
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.settimeout(0)
-        try:
-            asking.connect(_name_of(output_dir))
-        except BlockingIOError:  # many ask at once
-            return True
-        except OSError:
-            return False
-        return True
+    return is_name_held(_name_of(output_dir))
+
+
+@contextmanager
+def name_held(output_dir: Path) -> Iterator[None]:
+    """Write to a folder as the only process of this machine that holds its name, until the block ends.
+
+    Raises
+    ------
+    EnvironmentFaultError
+        When another one does.
+    """
+    give_up_s = time.monotonic() + PATIENCE_S
+    while (holder := hold_name(_name_of(output_dir))) is None:
+        if time.monotonic() >= give_up_s:
+            raise taken(read_note(output_dir), output_dir=output_dir)
+        time.sleep(LOOK_AGAIN_S)
+    with holder:
+        yield
 
 
 @contextmanager
@@ -103,7 +114,7 @@ def noted(output_dir: Path, *, command: str) -> Iterator[str]:
     EnvironmentFaultError
         When another process of this machine is writing there.
     """
-    with _name_held(output_dir):
+    with name_held(output_dir):
         made = [folder for folder in (lock_path(output_dir).parent, output_dir) if not folder.exists()]
         before = read_note(output_dir)
         is_done = False
@@ -133,19 +144,5 @@ def _remove_note(output_dir: Path, *, made: Sequence[Path]) -> None:
         folder.rmdir()
 
 
-@contextmanager
-def _name_held(output_dir: Path) -> Iterator[None]:
-    if sys.platform != "linux":
-        yield
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as name:
-        try:
-            name.bind(_name_of(output_dir))
-        except OSError:
-            raise taken(read_note(output_dir), output_dir=output_dir) from None
-        name.listen()
-        yield
-
-
 def _name_of(output_dir: Path) -> str:
-    return "\0wsi_extract/" + hashlib.sha256(os.fsencode(os.path.realpath(output_dir))).hexdigest()
+    return name_for(os.path.realpath(output_dir), purpose="folder")

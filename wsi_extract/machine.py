@@ -54,12 +54,12 @@ def _quotas(root: Path) -> Iterator[float]:
     for folder in _groups_of(root, "", trees=UNIFIED):
         quota, _, period = _read(folder / "cpu.max").partition(" ")
         yield from _ratio(quota, period)
-    for folder in _groups_of(root, "cpu", trees=("cpu", "cpu,cpuacct")):
+    for folder in _groups_of(root, "cpu", trees=("cpu", "cpu,cpuacct", "cpuacct,cpu")):
         yield from _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
 
 
 def _ratio(quota: str, period: str) -> Iterator[float]:
-    if quota.isdigit() and period.isdigit() and int(period):  # no limit is "max" or -1
+    if quota.isdecimal() and period.isdecimal() and int(period):  # no limit is "max" or -1
         yield int(quota) / int(period)
 
 
@@ -68,7 +68,7 @@ def _memory_limits(root: Path) -> Iterator[int]:
     paths += [folder / "memory.limit_in_bytes" for folder in _groups_of(root, "memory", trees=("memory",))]
     for path in paths:
         limit = _read(path)
-        if limit.isdigit():
+        if limit.isdecimal():
             yield int(limit)
 
 

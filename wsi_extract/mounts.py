@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -65,6 +66,9 @@ class CommitForm(Enum):
 class Mount:
     """A mounted file system."""
 
+    number: str = ""
+    parent: str = ""
+    """Number of the one it is mounted on."""
     place: str
     kind: str
     """As the system names it: ext4, nfs4, fuse.sshfs ..."""
@@ -126,9 +130,23 @@ def mount_of(folder: Path, *, table: Path = MOUNT_TABLE) -> Mount | None:
     except OSError:
         return None
     place = os.path.realpath(folder)
-    # The last of several on one place hides the others.
-    holding = [mount for mount in map(_parse_line, lines) if mount is not None and _holds(mount.place, place)]
-    return max(reversed(holding), key=lambda mount: len(mount.place), default=None)
+    return _seen_at(place, [mount for mount in map(_parse_line, lines) if mount is not None])
+
+
+def _seen_at(place: str, mounts: Sequence[Mount]) -> Mount | None:
+    """Return the mount on which the way to a place ends, crossing from one to the next as the system does.
+
+    The one with the longest place may be hidden: by a later one further up.
+    """
+    holding = [mount for mount in mounts if _holds(mount.place, place)]
+    numbers = {mount.number for mount in mounts}
+    found, above = None, [mount for mount in holding if mount.parent not in numbers or mount.parent == mount.number]
+    while above:
+        shortest = min(len(mount.place) for mount in above)
+        found = [mount for mount in above if len(mount.place) == shortest][-1]
+        holding.remove(found)
+        above = [mount for mount in holding if mount.parent == found.number]
+    return found
 
 
 def _holds(mount_place: str, place: str) -> bool:
@@ -141,7 +159,10 @@ def _parse_line(line: bytes) -> Mount | None:
     fields, more = before.split(b" "), after.split(b" ")
     if not dash or len(fields) < 5 or len(more) < 2:
         return None
-    return Mount(place=_unescaped(fields[4]), kind=_unescaped(more[0]), source=_unescaped(more[1]))
+    number, parent = _unescaped(fields[0]), _unescaped(fields[1])
+    return Mount(
+        number=number, parent=parent, place=_unescaped(fields[4]), kind=_unescaped(more[0]), source=_unescaped(more[1])
+    )
 
 
 def _unescaped(field: bytes) -> str:

@@ -14,7 +14,8 @@ TOLD = "TMPDIR"
 CANDIDATES = (Path("/tmp"), Path("/var/tmp"), Path("/mnt/tmp"), Path("/mnt"))  # nothing is opened here
 """Where machines have disks for such files; of equal room the first."""
 MEMORY = Path("/dev/shm")
-"""Counts as memory of the machine, so it comes last."""
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+"""File systems that count as memory of the machine, and of a container's limit, so they come last."""
 
 
 def local_scratch(
@@ -27,7 +28,7 @@ def local_scratch(
 ) -> Path:
     """Return a folder on a local disk that this process may write to.
 
-    It is the one that the user told, if that is local; else the one with most room.
+    It is the one that the user told, if that is local; else the one with most room, on a disk if there is any.
 
     Parameters
     ----------
@@ -50,12 +51,12 @@ def local_scratch(
         return Path(told)
     rooms = list(_rooms(candidates, avoid=avoid, table=table))
     if rooms:
-        return max(rooms, key=lambda room: room[0])[1]
+        return max(rooms, key=lambda room: room[:2])[2]
     return last_resort if _is_usable(last_resort, avoid=avoid, table=table) else Path(tempfile.gettempdir())
 
 
-def _rooms(candidates: Sequence[Path], *, avoid: Collection[Path], table: Path) -> Iterator[tuple[int, Path]]:
-    """Yield (free bytes, folder) of the first usable folder of each disk."""
+def _rooms(candidates: Sequence[Path], *, avoid: Collection[Path], table: Path) -> Iterator[tuple[bool, int, Path]]:
+    """Yield (whether it is no memory, free bytes, folder) of the first usable folder of each disk."""
     seen: set[int] = set()
     for folder in candidates:
         if _is_usable(folder, avoid=avoid, table=table):
@@ -63,7 +64,8 @@ def _rooms(candidates: Sequence[Path], *, avoid: Collection[Path], table: Path) 
             if device not in seen:
                 seen.add(device)
                 room = os.statvfs(folder)
-                yield room.f_bavail * room.f_frsize, folder
+                mount = mount_of(folder, table=table)
+                yield mount is None or mount.kind not in IN_MEMORY, room.f_bavail * room.f_frsize, folder
 
 
 def _is_usable(folder: Path, *, avoid: Collection[Path], table: Path) -> bool:

@@ -9,12 +9,13 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
+from wsi_extract.durable import name_file
 from wsi_extract.scratch import local_scratch
 
 MEMORY_BYTES = 2**24
@@ -111,12 +112,40 @@ class Stage:
     def close(self) -> None:
         """Forget everything."""
         for spool in self._spools:
-            spool.close()
+            with suppress(OSError):  # a full disk fails once more, over what nobody wants any longer
+                spool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Spool(tempfile.SpooledTemporaryFile[bytes]):
+    """A file without a name, of which errors say where it lies: it is that disk which is full."""
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # bytes only
+        with _scratch_named():
+            return super().write(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        with _scratch_named():  # what was written last may reach the disk only now
+            return super().seek(offset, whence)
+
+
+@contextmanager
+def _scratch_named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        name_file(error, str(_scratch()))
+        raise
 
 
 def open_spool() -> IO[bytes]:
     """Open a file without a name: in memory while it is small, then on a disk of this machine."""
-    return tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES, dir=str(_scratch()))
+    return _Spool(max_size=MEMORY_BYTES, dir=str(_scratch()))
 
 
 @cache

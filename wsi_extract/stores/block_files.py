@@ -83,7 +83,7 @@ def write_block_files(
     """
     target.check_claim()
     record = record_path(target.output_dir, slide_id=document["slide_id"], index=document["index"])
-    with open_batch(record=record) as batch:
+    with open_batch(record=record, still_ours=target.check_claim) as batch:
         if target.store.has_patch_arrays:
             _write_arrays(batch, document, patches, target=target, place=place)
         elif target.store.has_png:
