@@ -134,6 +134,14 @@ def test_a_sound_data_set_is_left_alone(out: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
+def test_what_a_repair_kept_that_was_killed_when_all_was_done_is_cleared_away(out: Path) -> None:
+    kept_manifest_path(out).write_bytes((out / MANIFEST).read_bytes())
+    assert mend(out, is_dry_run=True).report.is_sound
+    assert kept_manifest_path(out).exists()
+    assert not mend(out).was_damaged
+    assert not kept_manifest_path(out).exists()
+
+
 def test_a_dry_run_changes_nothing(out: Path) -> None:
     flip(first_patch(out))
     record_path(out, slide_id=SLIDE, index=0).unlink()

@@ -104,6 +104,8 @@ def repair(request: RepairRequest, *, open_executor: OpenExecutor, reporter_of: 
     evidence = read_evidence(output_dir)
     content_before = evidence.content_sha256
     if before.is_sound:
+        if not request.is_dry_run:
+            kept_manifest_path(output_dir).unlink(missing_ok=True)  # of a repair that was killed when all was done
         return RepairResult(damage=(), report=before, content_before=content_before, was_damaged=False)
     _refuse_hopeless(output_dir, evidence)
     _refuse_foreign(output_dir)
