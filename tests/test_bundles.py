@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +20,14 @@ def task_of(index: int, *, stage: str = "extract") -> Task:
     return Task(stage=stage, slide_ordinal=0, slide_id="s", index=index, function=nothing, item=index)
 
 
+def from_list(tasks: Iterable[Task | None]) -> Callable[[int], Task | None]:
+    stream = iter(tasks)
+    return lambda _node: next(stream, None)
+
+
 def busy_bundler(tasks: list[Task | None], *, task_s: float, n_workers: int = 1) -> Bundler:
     """A bundler that has seen 1,000 s of work on tasks of this length."""
-    bundler = Bundler(tasks, n_workers=n_workers)
+    bundler = Bundler(from_list(tasks), n_workers=n_workers)
     bundler.learn((task_of(0),), worked_s=1000.0)
     for _ in range(60):
         bundler.learn((task_of(0),), worked_s=task_s)
@@ -41,7 +48,7 @@ def bundles_of(bundler: Bundler) -> list[Bundle]:
 )
 def test_every_task_goes_once_and_in_order(stages: list[str], took_s: list[float], n_workers: int) -> None:
     tasks = [task_of(index, stage=stage) for index, stage in enumerate(stages)]
-    bundler, taken = Bundler(tasks, n_workers=n_workers), list[Task]()
+    bundler, taken = Bundler(from_list(tasks), n_workers=n_workers), list[Task]()
     for number in range(len(tasks) + 1):
         bundle = bundler.next(n_in_flight=0)
         assert len(bundle) <= MAX_TASKS
@@ -53,7 +60,9 @@ def test_every_task_goes_once_and_in_order(stages: list[str], took_s: list[float
 
 
 def test_nothing_is_bundled_before_it_is_known_how_long_it_takes() -> None:
-    assert [len(bundle) for bundle in bundles_of(Bundler([task_of(i) for i in range(4)], n_workers=2))] == [1] * 4
+    assert [len(bundle) for bundle in bundles_of(Bundler(from_list([task_of(i) for i in range(4)]), n_workers=2))] == [
+        1
+    ] * 4
 
 
 def test_long_tasks_go_alone_and_short_ones_together() -> None:
@@ -65,7 +74,7 @@ def test_long_tasks_go_alone_and_short_ones_together() -> None:
 
 def test_a_run_that_just_began_makes_small_bundles() -> None:
     """The workers that are done wait for the last bundle, which must not be a large part of a small run."""
-    bundler = Bundler([task_of(i) for i in range(100)], n_workers=2)
+    bundler = Bundler(from_list([task_of(i) for i in range(100)]), n_workers=2)
     for _ in range(20):
         bundler.learn((task_of(0),), worked_s=0.05)
     assert len(bundler.next(n_in_flight=0)) == 1

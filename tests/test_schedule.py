@@ -212,7 +212,7 @@ def test_a_cluster_without_workers_is_not_waited_for_in_vain() -> None:
         local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
         dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
     ):
-        executor.patience_s = 0.5
+        executor.calls.patience_s = 0.5
         client.retire_workers(close_workers=True)
         with pytest.raises(EnvironmentFaultError, match="no workers"):
             list(executor.run(tasks_for(double, 3)))
@@ -221,7 +221,7 @@ def test_a_cluster_without_workers_is_not_waited_for_in_vain() -> None:
 def test_what_takes_long_together_does_not_hang(monkeypatch: pytest.MonkeyPatch, executor: DaskExecutor) -> None:
     """Each task has its own time, not all that went to a worker together."""
     monkeypatch.setattr(bundles, "TAIL_SHARE", 1e9)
-    with dask_executor(executor.client, worker_memory_bytes=10**9, report_path=None, task_timeout_s=0.5) as brisk:
+    with dask_executor(executor.calls.client, worker_memory_bytes=10**9, report_path=None, task_timeout_s=0.5) as brisk:
         results = list(brisk.run(tasks_for(wait_a_little, 24)))
     assert [result.fault for result in results if result.fault is not None] == []
 

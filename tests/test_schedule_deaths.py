@@ -155,8 +155,8 @@ def test_a_task_whose_worker_dies_of_something_else_is_not_blamed(client: Client
 
 def test_workers_that_are_all_paused_are_not_waited_for_for_ever(client: Client) -> None:
     with executor_of(client) as executor:
-        assert executor.stall_s == 3 * TASK_TIMEOUT_S + 60
-        executor.stall_s = 1.0
+        assert executor.calls.stall_s == 3 * TASK_TIMEOUT_S + 60
+        executor.calls.stall_s = 1.0
         client.run(set_pause, 1e-9)
         try:
             while set(client.run(status_of).values()) != {"paused"}:
@@ -170,18 +170,16 @@ def test_workers_that_are_all_paused_are_not_waited_for_for_ever(client: Client)
 def test_a_result_that_died_with_its_worker_is_made_again(client: Client) -> None:
     """It may die after the driver heard of it, and before the driver has fetched it."""
     with executor_of(client) as executor:
-        bundler = bundles.Bundler(tasks_for(process_of, 1), n_workers=1)
-        bundle = bundler.next(n_in_flight=0)
-        future = executor._submit(bundle)
+        future = executor.calls.run_anywhere(tuple(tasks_for(process_of, 1)))
         wait(future)
         (pid,) = client.run(os.getpid).values()
         os.kill(pid, signal.SIGKILL)
         while future.status == "finished":
             time.sleep(0.005)
-        (result,) = executor._results_of(future, bundle, bundler)
-    assert result.fault is None
-    assert isinstance(result.value, int)
-    assert result.value != pid
+        ((value, fault),) = executor.calls.fetch(future).outcomes
+    assert fault is None
+    assert isinstance(value, int)
+    assert value != pid
 
 
 def test_every_attempt_has_all_its_time(client: Client) -> None:

@@ -228,3 +228,22 @@ def test_the_reserve_counts(tmp_path: Path, n_bytes: int, fits: bool) -> None:
         return
     with pytest.raises(EnvironmentFaultError, match="--output_dir"):
         room.check(n_bytes)
+
+
+def test_a_slide_that_has_a_plan_is_surveyed_where_the_plan_is(inputs: Inputs, tmp_path: Path) -> None:
+    """And any other one wherever there is room."""
+    extract(inputs, tmp_path / "out")
+    (tmp_path / "out" / ".wsi_extract" / "plans" / "slide_2.json").unlink()
+    asked: dict[str, bool] = {}
+
+    class AskingExecutor(SlowSurveyExecutor):
+        def finish(self, task: Task) -> TaskResult:
+            if task.stage == "survey":
+                asked[task.slide_id] = task.at_home
+            else:
+                assert not task.at_home
+            return super().finish(task)
+
+    with SlideCache() as slides:
+        extract(inputs, tmp_path / "out", executor=AskingExecutor(slides=slides))
+    assert asked == {"slide_1": True, "slide_2": False, "slide_3": True, "slide_4": True}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable
 
+from wsi_extract.node_group import HOME
 from wsi_extract.tasks import Task
 
 Bundle = tuple[Task, ...]
@@ -18,19 +19,19 @@ MAX_TASKS = 32
 
 
 class Bundler:
-    """Takes tasks from a stream, several at once as soon as they prove to be short.
+    """Takes tasks for a node, several at once as soon as they prove to be short.
 
     Parameters
     ----------
-    tasks
-        As in `wsi_extract.tasks.Executor.run`.
+    take
+        Returns the next task of a node, ``None`` when there is none for it now.
     n_workers
         Processes that share the work.
     """
 
-    def __init__(self, tasks: Iterable[Task | None], *, n_workers: int) -> None:
-        self._waiting = iter(tasks)
-        self._n_workers = n_workers
+    def __init__(self, take: Callable[[int], Task | None], *, n_workers: int) -> None:
+        self._take = take
+        self.n_workers = n_workers
         self._suspects: deque[Task] = deque()
         self.is_on_trial = False
         """Whether the bundle handed out last is a suspect, hence alone on all workers."""
@@ -38,10 +39,16 @@ class Bundler:
         self._task_s: dict[str, float] = {}
         """How long a task of each stage took of late."""
 
-    def next(self, *, n_in_flight: int) -> Bundle:
-        """Return the tasks that go to a worker next, none when the stream has none now, or a suspect is to be alone.
+    @property
+    def n_suspects(self) -> int:
+        """Tasks that are still to go alone."""
+        return len(self._suspects)
 
-        The last may be of another stage than the first: which stage it is of shows only once it was taken.
+    def next(self, *, n_in_flight: int, node: int = HOME) -> Bundle:
+        """Return the tasks that go to a worker next, none when there are none now, or a suspect is to be alone.
+
+        The last may be of another stage than the first: which stage it is of shows only once it was taken. A suspect
+        is handed out whichever node is asked for.
         """
         if n_in_flight and (self._suspects or self.is_on_trial):
             return ()
@@ -49,9 +56,7 @@ class Bundler:
         if self._suspects:
             return (self._suspects.popleft(),)
         bundle: list[Task] = []
-        for task in self._waiting:
-            if task is None:
-                break
+        while (task := self._take(node)) is not None:
             bundle.append(task)
             if task.stage != bundle[0].stage or len(bundle) >= self._size(task.stage):
                 break
@@ -61,7 +66,7 @@ class Bundler:
         task_s = self._task_s.get(stage)
         if task_s is None:
             return 1
-        wanted_s = min(BUNDLE_S, TAIL_SHARE * self._worked_s / self._n_workers)
+        wanted_s = min(BUNDLE_S, TAIL_SHARE * self._worked_s / self.n_workers)
         return max(1, min(MAX_TASKS, math.ceil(wanted_s / max(task_s, BUNDLE_S / MAX_TASKS))))
 
     def learn(self, bundle: Bundle, *, worked_s: float) -> None:

@@ -91,7 +91,7 @@ def local_cluster(*, n_workers: int, memory_bytes: int, dashboard_address: str) 
     """
     with dask.config.set(DASK_SETTINGS), ExitStack() as stack:
         # A signal in the middle of the start would make Dask complain at length.
-        with held(), _workers_deaf_to_terminal(), _silent_about_ports():
+        with held(), workers_deaf_to_terminal(), silent_about_ports():
             cluster = LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=1,
@@ -106,7 +106,7 @@ def local_cluster(*, n_workers: int, memory_bytes: int, dashboard_address: str) 
 
 
 @contextmanager
-def _silent_about_ports() -> Iterator[None]:
+def silent_about_ports() -> Iterator[None]:
     """Let Dask take another port for the dashboard without four lines about it: where it listens is told anyway."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Port \d+ is already in use", UserWarning)
@@ -114,7 +114,7 @@ def _silent_about_ports() -> Iterator[None]:
 
 
 @contextmanager
-def _workers_deaf_to_terminal() -> Iterator[None]:
+def workers_deaf_to_terminal() -> Iterator[None]:
     """Start processes that see neither Ctrl-C nor the end of their terminal, which reach them all: the driver decides.
 
     Threads inherit the mask of signals from the thread that starts them, and so do processes, from their first moment.
@@ -181,7 +181,7 @@ def existing_cluster(address: str, *, tls: TlsFiles | None = None, patience_s: f
         package in this version.
     """
     security = _security(tls, address=address)
-    with dask.config.set(NETWORK_SETTINGS), _dask_silenced():
+    with dask.config.set(NETWORK_SETTINGS), dask_silenced():
         client = _connect(address, security=security, patience_s=patience_s)
         try:
             _check_package(client, address=address)
@@ -200,6 +200,23 @@ def _security(tls: TlsFiles | None, *, address: str) -> Security | None:
         )
     if tls is None:
         return None
+    check_tls(tls)
+    return Security(
+        require_encryption=True,
+        tls_ca_file=str(tls.ca_file),
+        tls_client_cert=str(tls.cert),
+        tls_client_key=str(tls.key),
+    )
+
+
+def check_tls(tls: TlsFiles) -> None:
+    """Refuse files that cannot be used before Dask stumbles over them.
+
+    Raises
+    ------
+    ConfigError
+        When they are missing, unreadable or do not belong together.
+    """
     for path in (tls.ca_file, tls.cert, tls.key):  # else nobody knows which of two is meant
         try:
             path.open("rb").close()
@@ -219,12 +236,6 @@ def _security(tls: TlsFiles | None, *, address: str) -> Security | None:
             f"{tls.cert} and {tls.key} are no certificate and its key: {_reason(error)}.",
             "Give PEM files that belong together, the key without password.",
         ) from error
-    return Security(
-        require_encryption=True,
-        tls_ca_file=str(tls.ca_file),
-        tls_client_cert=str(tls.cert),
-        tls_client_key=str(tls.key),
-    )
 
 
 def _connect(address: str, *, security: Security | None, patience_s: float) -> Client:
@@ -256,9 +267,13 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _dask_silenced() -> Iterator[None]:
-    """Let Dask log nothing, as the run tells what becomes of its tasks; each logger of Dask has a level of its own."""
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+def dask_silenced() -> Iterator[None]:
+    """Let Dask, and what it stands on, log nothing: the run tells what becomes of its tasks.
+
+    Each logger of Dask has a level of its own.
+    """
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = [logging.getLogger(name) for name in (*names, "asyncio", "tornado")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)

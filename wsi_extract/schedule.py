@@ -3,153 +3,91 @@
 Workers get plain functions of one item; what returns through the scheduler is a record of a few hundred bytes or a
 fault. The driver keeps its own bounded window of tasks in flight, so that scheduler memory does not grow with the
 number of slides and a dying worker takes few tasks with it.
+
+On a cluster of several nodes only the first, home, writes the data set. What is made elsewhere stays with the worker
+that made it until a worker at home fetches it from there and writes it: scheduler and driver see none of it.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from dask.delayed import delayed
-from distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker, performance_report
-from distributed.scheduler import NoValidWorkerError, NoWorkerError
+from distributed import Client, Future, KilledWorker, as_completed, performance_report
 
-import wsi_extract
+from wsi_extract.blame import Blame, fault_of_death
 from wsi_extract.bundles import Bundle, Bundler
-from wsi_extract.clusters import (
-    ANSWER_S,
-    RESUME,
-    TlsFiles,
-    existing_cluster,
-    local_cluster,
-    scheduler_lost,
-    warning_about,
-    workers_of,
-)
+from wsi_extract.casualties import Casualty
+from wsi_extract.cluster_calls import ClusterCalls, ResultLostError, deaths_in
+from wsi_extract.clusters import TlsFiles, existing_cluster, local_cluster, scheduler_lost, warning_about, workers_of
 from wsi_extract.errors import EnvironmentFaultError, WsiExtractError
-from wsi_extract.faults import refuse_silent_slide
-from wsi_extract.hang_watch import HangWatch
 from wsi_extract.machine import memory_bytes
 from wsi_extract.model import Fault, FaultClass
-from wsi_extract.slides import SlideCache
-from wsi_extract.tasks import ATTEMPTS, Task, TaskResult, attempt, keep_to_one_thread
+from wsi_extract.node_cluster import call_roll, node_cluster, wait_for_nodes
+from wsi_extract.node_group import HOME, rank_of
+from wsi_extract.parcels import destination_of
+from wsi_extract.placement import WINDOW_PER_THREAD, Placement
+from wsi_extract.shift import Flight, Phase, Shift
+from wsi_extract.tasks import ATTEMPTS, Task, TaskResult
+from wsi_extract.worker_calls import ONE_THREAD, SEVERAL_THREADS, Report, SlidesPlugin
 
-__all__ = ["DaskExecutor", "TlsFiles", "dask_executor", "existing_cluster", "local_cluster", "warning_about"]
+__all__ = [
+    "WINDOW_PER_THREAD",
+    "DaskExecutor",
+    "TlsFiles",
+    "dask_executor",
+    "existing_cluster",
+    "local_cluster",
+    "node_cluster",
+    "wait_for_nodes",
+    "warning_about",
+]
 
-WINDOW_PER_THREAD = 3
-"""Tasks in flight per worker thread: enough that no worker waits, few enough that a dying one takes few along."""
-LOOK_ROUND_S = 1.0
-"""How often the driver stops waiting for results to see whether the scheduler is still there."""
-FETCH_ROUND_S = 5.0
-"""How often it does so while it waits for a result that is ready."""
 TASK_TIMEOUT_S = 900.0
 GRACE_S = 60.0
 """What workers that died may take to come back, beside the time their tasks had."""
-DEATHS_ALONE = 2
-"""A task is to blame when this many workers died while it was the only one on all of them."""
-HANG_ADVICE = (
-    "This worker process ends, and another one tries again; a slide that ends two by itself is left out, if its file "
-    "answers. Raise --task_timeout_s if it is just slow."
-)
-LAST_RESORT = 2.0
-"""Times the limit after which a worker ends that cannot even run its watch: a worker costs less than the run."""
-SEVERAL_THREADS = "runs several threads, which slide handles do not allow."
-ONE_THREAD = "Start workers with one thread per process: dask worker --nthreads 1 --nworkers auto."
+LOOK_AT_NODES_S = 3.0
+"""How often the driver looks which nodes are there."""
+LOOK_AGAIN_S = 1.0
+"""How often it does so while it is not clear whether one is lost."""
+DELIVERIES_PER_WORKER = 2
+"""Bundles of files on their way to a worker at home: one that it writes, one that comes meanwhile."""
 TOKEN_DIGITS = 8
 """Of the random part of names on the cluster: two runs on one scheduler must not meet."""
 
 _LOG = logging.getLogger(__name__)
 
 
-class SlidesPlugin(WorkerPlugin):
-    """Gives each worker process its slide handles, and keeps it to one thread.
-
-    Parameters
-    ----------
-    name
-        Of the plugin on the cluster.
-    task_timeout_s
-        How long one task may take before its worker counts as hanging.
-    """
-
-    slides: SlideCache
-    watch: HangWatch
-
-    def __init__(self, *, name: str, task_timeout_s: float) -> None:
-        self.name = name
-        self.package_version = wsi_extract.__version__
-        self.task_timeout_s = task_timeout_s
-
-    def setup(self, worker: Any) -> None:
-        """Open the process's slide cache, and watch what it does from here on."""
-        keep_to_one_thread()
-        self.slides = SlideCache()
-        self.watch = HangWatch(self.task_timeout_s, advice=HANG_ADVICE, last_resort=LAST_RESORT)
-        self.watch.__enter__()
-
-    def teardown(self, worker: Any) -> None:
-        """Close all slides."""
-        self.watch.__exit__()
-        self.slides.close()
-
-    def check(self, worker: Any) -> None:
-        """Refuse a worker that has joined the cluster later and is not like those of the beginning.
-
-        Raises
-        ------
-        EnvironmentFaultError
-            Which ends the run: other tasks may have gone to that worker as well.
-        """
-        if worker.state.nthreads != 1:
-            raise EnvironmentFaultError(f"the worker {worker.address} {SEVERAL_THREADS}", ONE_THREAD)
-        if self.package_version != wsi_extract.__version__:
-            raise EnvironmentFaultError(
-                f"the worker {worker.address} has version {wsi_extract.__version__} of this package, the run has "
-                f"{self.package_version}.",
-                "Install the same version everywhere.",
-            )
-
-
-def _attempt_on_worker(bundle: Bundle, plugin_name: str) -> tuple[list[tuple[object, Fault | None]], float]:
-    """Run tasks in a worker, where their items stay; return what became of each, and the seconds all of them took."""
-    worker = get_worker()
-    plugin = worker.plugins[plugin_name]
-    assert isinstance(plugin, SlidesPlugin)
-    plugin.check(worker)
-    started_s = time.monotonic()
-    results = [attempt(task, plugin.slides, watch=plugin.watch) for task in bundle]
-    worked_s = time.monotonic() - started_s
-    return [(result.value, result.fault) for result in results], worked_s
-
-
 @dataclass(kw_only=True)
 class DaskExecutor:
     """Runs tasks on the workers of a Dask cluster, with a bounded number in flight."""
 
-    client: Client
-    token: str
-    """Random part of the keys: Dask takes two tasks of one key for the same, also from different runs."""
+    calls: ClusterCalls
     n_workers: int
+    """The most that were there at a time so far."""
     worker_memory_bytes: int
-    stall_s: float
-    """How long nothing at all may arrive although there are workers."""
-    patience_s: float = 120.0
-    """How long the cluster may be without workers."""
-    _n_submitted: int = field(default=0, init=False)
-    _deaths: Counter[tuple[str, int, int]] = field(default_factory=Counter, init=False)
-    """Workers that died while a task was alone on all of them, by stage, slide and number of the task."""
-    _proven: Task | None = field(default=None, init=False)
-    """What a worker has come to an end with last."""
-    _blamed: str | None = field(default=None, init=False)
-    """The slide blamed last, unless a worker has come to an end with something since then."""
+    has_nodes: bool = False
+    """Whether it is a `node_cluster`: workers come and go, and those of other nodes do not see the output folder."""
+    say: Callable[[str], None] = _LOG.info
+    """Told which nodes come and go."""
+    _crew: dict[int, tuple[str, ...]] = field(default_factory=dict, init=False)
+    """Addresses of the workers of each node that takes part."""
+    _most: dict[int, int] = field(default_factory=dict, init=False)
+    """The most workers that each node had."""
+    _refused: set[int] = field(default_factory=set, init=False)
+    """Nodes that something is wrong with."""
+    _homes: dict[str, int] = field(default_factory=dict, init=False)
+    _blame: Blame = field(default_factory=Blame, init=False)
+    _n_at_home: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._n_at_home = self.n_workers
 
     def run(self, tasks: Iterable[Task | None]) -> Iterator[TaskResult]:
         """Yield each result as it arrives; take new tasks only as there is room in the window.
@@ -159,183 +97,188 @@ class DaskExecutor:
         EnvironmentFaultError
             When the scheduler or all workers are gone, or nothing moves any more.
         """
-        bundler = Bundler(tasks, n_workers=self.n_workers)
-        in_flight: dict[Future[Any], Bundle] = {}
-        arrivals = as_completed()
+        placement = Placement(tasks, homes=self._homes, n_workers=self._sizes())
+        shift = Shift(placement=placement, bundler=Bundler(placement.take, n_workers=self.n_workers))
+        client = self.calls.client
         try:
-            self._fill(bundler, in_flight, arrivals)
-            while in_flight:
-                self._wait(arrivals)
-                future = next(arrivals)
-                bundle = in_flight.pop(future)
-                results = self._results_of(future, bundle, bundler)
-                future.release()
-                yield from results  # before new tasks are taken: which come next may depend on them
-                self._fill(bundler, in_flight, arrivals)
+            self.calls.begin()
+            yield from self._look(shift)
+            self._fill(shift)
+            while not shift.is_over:
+                if self.calls.wait(shift.arrivals, until_s=shift.next_look_s if self.has_nodes else None):
+                    future = next(shift.arrivals)
+                    results = self._results_of(future, shift)
+                    yield from results  # before new tasks are taken: which come next may depend on them
+                yield from self._look(shift)
+                self._fill(shift)
         except Exception as error:
-            if self.client.status == "running" or isinstance(error, WsiExtractError):
+            if client.status == "running" or isinstance(error, WsiExtractError):
                 raise
-            raise scheduler_lost(self.client) from error  # Dask has many names for that, some of them bare errors
+            raise scheduler_lost(client) from error  # Dask has many names for that, some of them bare errors
         finally:
-            if self.client.status == "running":
-                for future in in_flight:
+            if client.status == "running":
+                for future in shift.futures():
                     future.cancel()
 
-    def _wait(self, arrivals: Any) -> None:
-        """Wait until a bundle has ended; give up when none can any more."""
-        began_s = last_seen_s = time.monotonic()
-        while not arrivals.has_ready():
-            with arrivals.thread_condition:
-                if not arrivals.has_ready():  # notified under the condition's lock, after it is ready
-                    arrivals.thread_condition.wait(timeout=min(LOOK_ROUND_S, self.patience_s))
-            self._check_connection()
-            now_s = time.monotonic()
-            if now_s - began_s >= self.stall_s and workers_of(self.client):
-                raise EnvironmentFaultError(
-                    f"nothing has come from the workers of the Dask cluster for {now_s - began_s:.0f} s: they hang, or "
-                    "are paused because their memory is full.",
-                    f"Look at their logs, or give them more memory. {RESUME}",
-                )
-            if now_s - last_seen_s >= self.patience_s:
-                if not workers_of(self.client):
-                    raise _no_workers(f"for {self.patience_s:.0f} s")
-                last_seen_s = now_s
+    def _sizes(self) -> dict[int, int]:
+        """Return the workers of each node; at home there are as many as ever, however many are starting anew."""
+        return {node: len(addresses) for node, addresses in self._crew.items()} | {HOME: self._n_at_home}
 
-    def _check_connection(self) -> None:
-        if self.client.status != "running":
-            raise scheduler_lost(self.client)
+    def _look(self, shift: Shift) -> list[TaskResult]:
+        """See which nodes are there, and what that says of what was lost; return the results of tasks to blame."""
+        now_s = time.monotonic()
+        if not self.has_nodes or now_s < shift.next_look_s:
+            return []
+        roll = call_roll(self.calls.client)
+        verdicts = shift.casualties.judge(roll.seen_s, sizes=self._most, now_s=time.monotonic(), loss_s=roll.loss_s)
+        out = self._refused | verdicts.lost
+        self._set_crew({node: workers for node, workers in roll.addresses.items() if node not in out}, shift)
+        for bundle in reversed(verdicts.innocents):
+            shift.placement.put_back(bundle)
+        shift.next_look_s = time.monotonic() + (LOOK_AGAIN_S if shift.casualties else LOOK_AT_NODES_S)
+        results = []
+        for each in verdicts.suspects:
+            results += self._suspect(each.bundle, shift, error=each.error, is_alone=each.was_alone)
+        return results
 
-    def _fill(self, bundler: Bundler, in_flight: dict[Future[Any], Bundle], arrivals: Any) -> None:
-        while len(in_flight) < WINDOW_PER_THREAD * self.n_workers:
-            bundle = bundler.next(n_in_flight=len(in_flight))
+    def _set_crew(self, crew: dict[int, tuple[str, ...]], shift: Shift) -> None:
+        for node in sorted((crew.keys() ^ self._crew.keys()) - {HOME}):
+            self.say(f"node {node} works with {len(crew[node])} workers" if node in crew else f"node {node} has gone")
+        self._crew = crew
+        self._most |= {node: max(len(each), self._most.get(node, 0)) for node, each in crew.items()}
+        sizes = self._sizes()
+        shift.placement.set_workers(sizes)
+        shift.bundler.n_workers = sum(sizes.values())
+        self.n_workers = max(self.n_workers, shift.bundler.n_workers)
+
+    def _fill(self, shift: Shift) -> None:
+        """Send out what there is room for: files that were made first, then each node's next tasks."""
+        shift.placement.ask_again()
+        while shift.made and shift.n_delivering < DELIVERIES_PER_WORKER * self._n_at_home:
+            flight = shift.made.popleft()
+            assert flight.made is not None
+            shift.add(self.calls.deliver(flight.made, flight.bundle), replace(flight, phase=Phase.DELIVER))
+        idle: set[int] = set()
+        while (node := self._next_node(shift, idle=idle)) is not None:
+            bundle = shift.bundler.next(n_in_flight=shift.n_in_flight, node=node)
             if not bundle:
-                return
-            self._check_connection()
-            future = self._submit(bundle)
-            in_flight[future] = bundle
-            arrivals.add(future)
+                idle.add(node)
+                continue
+            if shift.bundler.is_on_trial:
+                node = shift.placement.home_of(bundle[0])
+            self._send(bundle, shift, node=node)
 
-    def _submit(self, bundle: Bundle) -> Future[Any]:
-        """Hand a bundle over as a delayed call keyed by stage, slide and number of its first task.
+    def _next_node(self, shift: Shift, *, idle: set[int]) -> int | None:
+        """Return the node that has most room for its size; home has none while files wait to be written there."""
+        shares = {}
+        for node in shift.placement.nodes:
+            n_out, window = shift.n_out[node], shift.placement.window_of(node)
+            if n_out < window and node not in idle and not (node == HOME and shift.made):
+                shares[node] = n_out / window
+        return min(shares, key=lambda node: shares[node], default=None)
 
-        The dashboard cuts a key at the first word that is not purely alphabetic: one bar per stage, one group per
-        slide. Slide names must not enter the key.
-        """
-        first = bundle[0]
-        self._n_submitted += 1  # a task that is tried again is another one to Dask
-        key = (f"{first.stage}-s{first.slide_ordinal:07d}-{self.token}", first.index, self._n_submitted)
-        run_tasks = delayed(_attempt_on_worker, pure=False, traverse=False)
-        lazy = run_tasks(bundle, _plugin_name(self.token), dask_key_name=key)
-        future: Future[Any] = self.client.compute(lazy, optimize_graph=False)
-        return future
+    def _send(self, bundle: Bundle, shift: Shift, *, node: int) -> None:
+        phase, addresses = Phase.RUN, self._crew.get(node, ())
+        if not self.has_nodes:
+            future = self.calls.run_anywhere(bundle)
+        elif node == HOME or not addresses:
+            future = self.calls.run_at_home(bundle)
+        elif any(destination_of(task.item) is not None for task in bundle):
+            future, phase = self.calls.make_near(bundle, addresses=addresses), Phase.MAKE
+        else:
+            future = self.calls.run_near(bundle, addresses=addresses)
+        shift.add(future, Flight(bundle=bundle, node=node, phase=phase, is_alone=shift.bundler.is_on_trial))
 
-    def _results_of(self, future: Future[Any], bundle: Bundle, bundler: Bundler) -> list[TaskResult]:
-        """Return the results of a future that ended, none yet when its tasks have to be tried again.
+    def _results_of(self, future: Future[Any], shift: Shift) -> list[TaskResult]:
+        """Return the results of a call that ended, none yet when its tasks have to be delivered or tried again.
 
         Unless a bundle was alone on all workers it is not known which task killed one, and where the results died
         with their worker it may be none: each task is tried again alone. A dead worker becomes a fault of the task
         that killed two of them alone: one may have died of something else.
         """
+        flight = shift.land(future)
+        if flight.phase is Phase.MAKE and future.status not in {"error", "cancelled"}:
+            shift.made.append(replace(flight, made=future))
+            return []
+        shift.n_out[flight.node] -= 1
         try:
-            # Its state may be "lost" or "pending" by now, when the worker died with the results.
-            pairs, worked_s = self._fetch(future)  # any other error is ours: tasks hand theirs back
-        except CancelledError as error:
-            raise scheduler_lost(self.client) from error
-        except (NoWorkerError, NoValidWorkerError) as error:  # as soon as the scheduler was told to say so
-            raise _no_workers("for too long") from error
+            answer = self.calls.fetch(future)  # any other error is ours: tasks hand theirs back
         except KilledWorker as killed:
-            if bundler.is_on_trial and self._is_to_blame(bundle[0], n_deaths=killed.allowed_failures + 1):
-                self._refuse_scapegoat(bundle[0])
-                return [TaskResult(task=bundle[0], fault=_crash(bundle[0], error=killed))]
-            bundler.put_back(bundle)
-            return []
-        except EnvironmentFaultError:
-            raise
-        except (TimeoutError, OSError):
-            bundler.put_back(bundle)
-            return []
-        bundler.learn(bundle, worked_s=worked_s)
-        self._proven, self._blamed = bundle[-1], None
-        return [
-            TaskResult(task=task, value=value, fault=fault) for task, (value, fault) in zip(bundle, pairs, strict=True)
-        ]
-
-    def _fetch(self, future: Future[Any]) -> tuple[list[tuple[object, Fault | None]], float]:
-        """Return what a worker has returned; look now and then whether there is anybody left to ask."""
-        until_s = time.monotonic() + ANSWER_S
-        while True:
-            try:
-                answer: tuple[list[tuple[object, Fault | None]], float] = future.result(timeout=FETCH_ROUND_S)
-            except EnvironmentFaultError:  # an OSError as well, but that of a worker
-                raise
-            except (TimeoutError, OSError):
-                self._check_connection()
-                if time.monotonic() >= until_s:
-                    raise
-            else:
-                return answer
-
-    def _is_to_blame(self, task: Task, *, n_deaths: int) -> bool:
-        identity = (task.stage, task.slide_ordinal, task.index)
-        self._deaths[identity] += n_deaths
-        return self._deaths[identity] >= DEATHS_ALONE
-
-    def _refuse_scapegoat(self, task: Task) -> None:
-        """Refuse to blame a slide for what the machine does to whatever is read: now to this one, then to the others.
-
-        Raises
-        ------
-        EnvironmentFaultError
-            When its file does not answer; or it is the second in a row, and workers do not even come to an end with
-            what they came to an end with before.
-        """
-        if task.path is not None:
-            refuse_silent_slide(task.path)
-        if self._blamed not in (None, task.slide_id) and not self._can_repeat():
-            raise EnvironmentFaultError(
-                f"worker processes die or hang whatever they read, slides {self._blamed} and {task.slide_id} at last.",
-                f"Look at the memory, the disk and the libraries of the machines they run on. {RESUME}",
+            node = rank_of(killed.last_worker.name) if self.has_nodes else HOME
+            if node == HOME:
+                return self._suspect(flight.bundle, shift, error=killed, is_alone=flight.is_alone)
+            casualty = Casualty(
+                bundle=flight.bundle, node=node, at_s=time.monotonic(), error=killed, was_alone=flight.is_alone
             )
-        self._blamed = task.slide_id
+            shift.casualties.add(casualty)
+            shift.next_look_s = min(shift.next_look_s, time.monotonic() + LOOK_AGAIN_S)
+            return []
+        except ResultLostError:
+            shift.bundler.put_back(flight.bundle)
+            return []
+        finally:
+            for each in (future, flight.made):
+                if each is not None:
+                    each.release()
+        report, faults = answer if flight.phase is Phase.DELIVER else (answer, (None,) * len(flight.bundle))
+        return self._settle(flight.bundle, report, faults, shift)
 
-    def _can_repeat(self) -> bool:
-        """Whether a worker comes to an end with a task that one has done before; nothing else is in flight."""
-        if self._proven is None:
+    def _settle(
+        self, bundle: Bundle, report: Report, faults_at_home: Sequence[Fault | None], shift: Shift
+    ) -> list[TaskResult]:
+        """Return the results of tasks that came to an end; what other nodes complain about is tried again at home."""
+        shift.bundler.learn(bundle, worked_s=report.worked_s)
+        self._blame.note_end(bundle[-1])
+        results = []
+        for task, (value, fault), fault_at_home in zip(bundle, report.outcomes, faults_at_home, strict=True):
+            if fault is not None and self._is_of_node(task, fault, rank=report.rank):
+                shift.placement.put_back([replace(task, at_home=True)])
+            elif fault_at_home is not None:
+                results.append(TaskResult(task=task, fault=fault_at_home))
+            else:
+                results.append(TaskResult(task=task, value=value, fault=fault))
+        return results
+
+    def _is_of_node(self, task: Task, fault: Fault, *, rank: int) -> bool:
+        """Tell whether a fault may be another node's, whose disk or mount fails; that node gets no more tasks then."""
+        if not self.has_nodes or rank == HOME or task.at_home:
             return False
-        future = self._submit((self._proven,))
-        arrivals = as_completed([future])
-        self._wait(arrivals)
+        if fault.fault_class is FaultClass.ENVIRONMENT:
+            if rank not in self._refused:
+                _LOG.warning("node %d takes no further part: %s", rank, fault.message)
+            self._refused.add(rank)
+            return True
+        return fault.fault_class is FaultClass.SLIDE and bool(fault.errno_name)
+
+    def _suspect(self, bundle: Bundle, shift: Shift, *, error: Exception, is_alone: bool) -> list[TaskResult]:
+        """Let tasks that a worker may have died of be tried alone; return the result of one that is to blame."""
+        if not is_alone or not self._blame.is_guilty(bundle[0], n_deaths=deaths_in(error)):
+            shift.bundler.put_back(bundle)
+            return []
+        self._blame.refuse_scapegoat(bundle[0], can_repeat=self._can_repeat)
+        return [TaskResult(task=bundle[0], fault=fault_of_death(bundle[0], error=error))]
+
+    def _can_repeat(self, task: Task) -> bool:
+        """Whether a worker comes to an end with a task that one has done before; nothing else is in flight."""
+        run = self.calls.run_at_home if self.has_nodes else self.calls.run_anywhere
+        arrivals = as_completed([run((task,))])
+        self.calls.wait(arrivals)
         try:
-            self._fetch(next(arrivals))
-        except EnvironmentFaultError:
-            raise
-        except (KilledWorker, TimeoutError, OSError):
+            self.calls.fetch(next(arrivals))
+        except (KilledWorker, ResultLostError):
             return False
         return True
 
 
-def _plugin_name(token: str) -> str:
-    return f"wsi-extract-slides-{token}"
-
-
-def _no_workers(how_long: str) -> EnvironmentFaultError:
-    return EnvironmentFaultError(f"the Dask cluster has had no workers {how_long}.", f"Look at their logs. {RESUME}")
-
-
-def _crash(task: Task, *, error: KilledWorker) -> Fault:
-    return Fault(
-        slide_id=task.slide_id,
-        stage=task.stage,
-        fault_class=FaultClass.WORKER,
-        error_type=type(error).__name__,
-        message=f"worker processes died on block {task.index} of this slide, or were ended because it hung",
-        remedy="Give each worker more memory (fewer --workers), or check the slide for damage.",
-    )
-
-
 @contextmanager
 def dask_executor(
-    client: Client, *, worker_memory_bytes: int | None, report_path: Path | None, task_timeout_s: float = TASK_TIMEOUT_S
+    client: Client,
+    *,
+    worker_memory_bytes: int | None,
+    report_path: Path | None,
+    task_timeout_s: float = TASK_TIMEOUT_S,
+    has_nodes: bool = False,
+    say: Callable[[str], None] = _LOG.info,
 ) -> Iterator[DaskExecutor]:
     """Prepare the cluster's workers, and record what they do as a Dask performance report.
 
@@ -348,6 +291,10 @@ def dask_executor(
         is logged, and costs nothing else.
     task_timeout_s
         How long one task may take before its worker counts as hanging, and is ended.
+    has_nodes
+        Whether it is a `node_cluster`.
+    say
+        Told which nodes of it come and go.
 
     Raises
     ------
@@ -361,23 +308,27 @@ def dask_executor(
         raise EnvironmentFaultError(f"a worker of the Dask cluster {SEVERAL_THREADS}", ONE_THREAD)
     if worker_memory_bytes is None:
         worker_memory_bytes = min(int(worker["memory_limit"] or memory_bytes()) for worker in workers)
-    token = uuid4().hex[:TOKEN_DIGITS]
-    client.register_plugin(SlidesPlugin(name=_plugin_name(token), task_timeout_s=task_timeout_s))
     n_deaths = 1 + int(client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures))
-    executor = DaskExecutor(
+    calls = ClusterCalls(
         client=client,
-        token=token,
-        n_workers=len(workers),
-        worker_memory_bytes=worker_memory_bytes,
+        token=uuid4().hex[:TOKEN_DIGITS],
         # A task that hangs is heard of after so many workers; one that fails was tried several times.
         stall_s=(ATTEMPTS + n_deaths) * task_timeout_s + GRACE_S,
+    )
+    client.register_plugin(SlidesPlugin(name=calls.plugin_name, task_timeout_s=task_timeout_s))
+    executor = DaskExecutor(
+        calls=calls,
+        n_workers=sum(not has_nodes or rank_of(worker["name"]) == HOME for worker in workers),
+        worker_memory_bytes=worker_memory_bytes,
+        has_nodes=has_nodes,
+        say=say,
     )
     report = None if report_path is None else performance_report(filename=str(report_path), mode="inline")
     if report is not None:
         report.__enter__()
     yield executor
     # Not after a failure: tasks may still be running, and they need their slides; nobody asks for a report then.
-    _finish(client, report=report, plugin_name=_plugin_name(token))
+    _finish(client, report=report, plugin_name=calls.plugin_name)
 
 
 def _finish(client: Client, *, report: performance_report | None, plugin_name: str) -> None:

@@ -9,6 +9,7 @@ from wsi_extract.config import RunConfig
 from wsi_extract.disk_room import DiskRoom
 from wsi_extract.extraction import Reporter
 from wsi_extract.gather import Inputs, SlideStatus
+from wsi_extract.layout import survey_path
 from wsi_extract.model import Fault
 from wsi_extract.plans import SurveyRecord
 from wsi_extract.preflight import expected_bytes, survey_job
@@ -61,7 +62,12 @@ class SurveyLoop:
                     function=survey_slide,
                     item=survey_job(self.config, entry, target=self.target, run_digest=run_digest),
                     path=entry.file.path,
+                    at_home=self._has_plan(entry.file.slide_id),
                 )
+
+    def _has_plan(self, slide_id: str) -> bool:
+        """Whether a plan is there already, so that the survey most likely answers without opening the slide."""
+        return not self.config.dry_run and survey_path(self.config.output_dir, slide_id=slide_id).is_file()
 
     def take(self, result: TaskResult) -> SurveyRecord | None:
         """Note the result of one survey and return its record, ``None`` when the slide failed.

@@ -71,6 +71,8 @@ class Task:
     """What it does, in patches, chunks or slides: the unit of its stage."""
     n_units_after: int | None = None
     """Units of its stage that follow; ``None`` when that is not known yet, or other stages do the most."""
+    at_home: bool = False
+    """Whether it must run where the output folder is, because it answers from what lies there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,12 @@ class Progress(Protocol):
 
     def advance(self, n_units: int) -> None:
         """Note that units of the current stage are done."""
+
+    def take_up(self, slide_id: str) -> None:
+        """Note that a task of a slide was handed out."""
+
+    def put_down(self, slide_id: str) -> None:
+        """Note that a task of a slide came back."""
 
     def fail(self, fault: Fault) -> None:
         """Show a failure that the run survives."""
