@@ -6,20 +6,19 @@ Exit codes: 0 submitted, or completed with --wait; 1 the job failed or was cance
 the job needs is missing; 3 nobody could log in; 4 Azure refused or cannot be reached; 130 or 143 interrupted.
 """
 
-from __future__ import annotations
-
 import sys
 
-from wsi_extract.requirements_check import LEAST_PYTHON
-from wsi_extract.start import EXIT_ENVIRONMENT, Imports, describe_missing, run_program
+# So far Pythons as old as 3.6 come, and no further: they could not even read what is imported below.
+if __name__ == "__main__" and sys.version_info < (3, 11):
+    this = ".".join(map(str, sys.version_info[:3]))
+    sys.stderr.write(f"error: this program needs Python 3.11 or newer; this is {this}, {sys.executable}\n")
+    sys.exit(2)
 
-if __name__ == "__main__" and sys.version_info < LEAST_PYTHON:  # so far an older one comes, and no further
-    needed = ".".join(map(str, LEAST_PYTHON))
-    sys.stderr.write(f"error: this program needs Python {needed} or newer, and {sys.executable} is older\n")
-    sys.exit(EXIT_ENVIRONMENT)
+from wsi_extract.start import Imports, describe_missing, run_program
 
-with Imports(__name__):
+with Imports(__name__, requirements="requirements-azure.txt"):
     import argparse
+    import os
     import traceback
     from collections.abc import Sequence
     from dataclasses import replace
@@ -29,13 +28,15 @@ with Imports(__name__):
 
     from wsi_extract.azure_job import service
     from wsi_extract.azure_job.credentials import AuthKind, log_in
-    from wsi_extract.azure_job.job_plan import JobPlan, describe, plan_job
-    from wsi_extract.azure_job.next_steps import describe_job, describe_output
+    from wsi_extract.azure_job.dry_run import describe
+    from wsi_extract.azure_job.job_plan import JobPlan, plan_job
+    from wsi_extract.azure_job.next_steps import describe_job, describe_output, describe_running, download_command
     from wsi_extract.azure_job.preflight import preflight
     from wsi_extract.azure_job.sdk_noise import quiet_libraries
     from wsi_extract.azure_job.service_errors import hide_secrets
     from wsi_extract.azure_job.settings import JobSettings, load_job_settings
     from wsi_extract.azure_job.snapshot import staged
+    from wsi_extract.azure_job.surroundings import check_surroundings
     from wsi_extract.azure_job.waiting import COMPLETED, wait_for
     from wsi_extract.errors import ConfigError, PreflightError, WsiExtractError
     from wsi_extract.interrupts import Check, exit_code_of, held, stoppable
@@ -43,6 +44,8 @@ with Imports(__name__):
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
+
+    from wsi_extract.azure_job.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG = ROOT / "config.json"
@@ -120,7 +123,7 @@ def submit(arguments: argparse.Namespace) -> int:
         settings = replace(settings, tenant_id=arguments.tenant_id)
     plan = plan_job(settings, root=ROOT)
     if arguments.dry_run:
-        print(as_printable("\n".join(describe(plan))))
+        print(as_printable("\n".join(describe(plan, is_verbose=arguments.verbose))))
         return ConfigError.exit_code if plan.problems else 0
     for warning in plan.warnings:
         say(f"warning: {warning}")
@@ -131,6 +134,7 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def _submit(plan: JobPlan, settings: JobSettings, arguments: argparse.Namespace) -> int:
+    check_surroundings(os.environ)
     with held():  # libraries that are interrupted while they are loaded fail in ways of their own
         service.load_libraries()
     # It may be asked for once more, also while progress bars are kept off stderr.
@@ -150,24 +154,29 @@ def _submit(plan: JobPlan, settings: JobSettings, arguments: argparse.Namespace)
             say(f"whether the job was made is shown at {service.studio_page(plan.workspace, 'jobs')}")
             raise
     print(as_printable("\n".join(describe_job(job, plan))), flush=True)
-    if not arguments.wait:
-        return 0
-    return _wait(client, job.name)
+    if arguments.wait:
+        return _wait(client, job, plan.workspace)
+    print(f"download, when it is completed: {download_command(job.name, plan.workspace)}", flush=True)
+    return 0
 
 
-def _wait(client: MLClient, name: str) -> int:
+def _wait(client: "MLClient", job: service.Submitted, workspace: "Workspace") -> int:
+    name = job.name
     try:
-        state = wait_for(client, name, out=sys.stdout)
+        end = wait_for(client, name, out=sys.stdout)
     except (KeyboardInterrupt, WsiExtractError):
-        say(f"the job {name} goes on; the commands above follow and cancel it")
+        say("\n".join([f"the job {name} goes on", *describe_running(name, workspace)]))
         raise
-    if state.status == COMPLETED:
-        print(describe_output(state))
+    if not end.is_log_shown:
+        say(f"its log was not shown; it is in the studio, and brought here by: {download_command(name, workspace)}")
+    if end.state.status == COMPLETED:
+        print("\n".join(describe_output(end, name, workspace)), flush=True)
+        if end.shortfall is not None:
+            say(f"warning: {end.shortfall}")
         return 0
     reason = service.read_error(client, name)
-    say(
-        f"error: the job {name} has ended as {state.status}{f': {reason}' if reason else ''}. Its log is in the studio."
-    )
+    ended = f"the job {name} has ended as {end.state.status}{f': {reason}' if reason else ''}"
+    say(f"error: {ended}. Its log is in the studio.")
     return EXIT_JOB_FAILED
 
 

@@ -208,7 +208,7 @@ def read_config_file(path: Path) -> dict[str, object]:
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected an object with an object 'extraction' in it.")
+        raise ConfigError(f"{path}: expected an object with what config.json has, in braces.")
     return document
 
 

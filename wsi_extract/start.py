@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXIT_ENVIRONMENT = 2
 """The exit code when a package is missing or does not load, as in `wsi_extract.node_setup`: waiting does not help."""
 THIS_PACKAGE = __name__.partition(".")[0]
+REQUIREMENTS = "requirements.txt"
 NOBODY_READS = frozenset({errno.EPIPE, errno.EIO})
 """What writing to a pipe whose reader has ended, and to a terminal that was closed, fails with."""
 
@@ -33,10 +34,13 @@ class Imports:
     ----------
     name
         ``__name__`` of the module. Nothing happens when it is imported instead of run.
+    requirements
+        The file that lists the packages of the program.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, requirements: str = REQUIREMENTS) -> None:
         self._is_program = name == "__main__"
+        self._requirements = requirements
 
     def __enter__(self) -> None:
         # Not where Ctrl-C is ignored, as in the background of a shell.
@@ -45,20 +49,20 @@ class Imports:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._is_program and isinstance(error, ImportError):
-            message = describe_missing(error)
+            message = describe_missing(error, requirements=self._requirements)
             if message:
                 sys.stderr.write(f"error: {message}\n")
                 raise SystemExit(EXIT_ENVIRONMENT) from None
 
 
-def describe_missing(error: ImportError) -> str:
+def describe_missing(error: ImportError, *, requirements: str = REQUIREMENTS) -> str:
     """Return in one line which package is missing and what to do; ``""`` for modules of this program or of Python."""
     package = (error.name or "").partition(".")[0]
     if package == THIS_PACKAGE or package in sys.stdlib_module_names:
         return ""
     what = f"the package {package} is missing" if isinstance(error, ModuleNotFoundError) and package else "not loaded"
     reason = " ".join(str(error).split())
-    return f"{what}: {reason}. Install what this program needs with: pip install -r requirements.txt"
+    return f"{what}: {reason}. Install what this program needs with: pip install -r {requirements}"
 
 
 def run_program(main: Callable[[], int]) -> int:

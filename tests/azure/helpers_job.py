@@ -25,6 +25,26 @@ EXACT_COMMAND = (
     r'--patches_per_slide 100 --patch_size 256 --train_val_split 0.8 --seed 42; echo DONE"'
 )
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample me@example.org"
+ALL: dict[str, object] = {
+    "nodes": 4,
+    "trusted_network": True,
+    "output": {
+        "mode": "rw_mount",
+        "name": "wsi-patches",
+        "version": 3,
+        "path": "azureml://datastores/blob/paths/${{name}}/",
+    },
+    "tags": {"owner": "pathology", "round": 2},
+    "environment_variables": {"DATASET_MOUNT_BLOCK_BASED_CACHE_ENABLED": True, "A": "x: y # z\n'\""},
+    "timeout_s": 21600,
+    "services": ["vscode", "jupyterlab", "ssh"],
+    "ssh_public_key": KEY,
+    "data_mode": "download",
+    "display_name": "Mitosen: Größe 256",
+}
+"""Every setting of a job, none at its default."""
+
 
 def config_file(folder: Path, **keys: object) -> Path:
     """Write a config file with a workspace; keys replace or are added at the top level."""

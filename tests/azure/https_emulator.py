@@ -44,6 +44,7 @@ class ServedAzure:
             "WSI_EXTRACT_ALLOW_DEV_URL": "1",
             "REQUESTS_CA_BUNDLE": str(self.certificate),
             "AZUREML_RUN_POLLING_INTERVAL_MIN": "1",
+            "AZUREML_RUN_POLLING_INTERVAL_MAX": "1",
         }
 
 

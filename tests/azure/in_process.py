@@ -37,7 +37,7 @@ def emulated_azure(*, on_job: Callable[[EmulatedJob], None] | None = None) -> It
     service = AzureEmulator(arm=ARM, blob=BLOB, api=API, on_job=on_job)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HTTPAdapter, "send", _sender(service))
-        _without_waits(patch)
+        without_waits(patch)
         for name in ("AZUREML_DEV_URL_MFE", "WSI_EXTRACT_ALLOW_DEV_URL", "REQUESTS_CA_BUNDLE"):
             patch.delenv(name, raising=False)
         patch.setenv("AZUREML_CURRENT_CLOUD", "AzureCloud")  # MLClient sets it, and nobody takes it back
@@ -102,7 +102,8 @@ def _bytes(body: object) -> bytes:
     raise AssertionError(f"a body of an unknown kind: {type(body).__name__}")
 
 
-def _without_waits(patch: pytest.MonkeyPatch) -> None:
+def without_waits(patch: pytest.MonkeyPatch) -> None:
+    """Let no time pass between the attempts of Azure's library."""
     from azure.core.pipeline.transport import HttpTransport  # noqa: PLC0415  # only where Azure is wanted at all
 
     patch.setattr(HttpTransport, "sleep", lambda _, __: None)

@@ -26,7 +26,7 @@ def write_program(folder: Path, **settings: object) -> Path:
     for name in ("run_extraction.py", "submit_job.py", "requirements.txt", ".amlignore"):
         if (ROOT / name).exists():
             shutil.copyfile(ROOT / name, folder / name)
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.tmp")  # and what is being edited meanwhile
     shutil.copytree(ROOT / "wsi_extract", folder / "wsi_extract", ignore=ignored, dirs_exist_ok=True)
     document = {key: value for key, value in {**read_shipped(), **settings}.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(document, indent=2), encoding="utf-8")

@@ -180,9 +180,27 @@ def test_the_tenant_of_the_workspace_goes_before_that_of_the_variables(monkeypat
 def test_az_that_is_not_logged_in_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_az(tmp_path / "bin", account="logged out")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert "Run az login" in refused(AuthKind.CLI)
+    assert refused(AuthKind.CLI).endswith(f"Log in, then submit again: az login --tenant {TENANT}")
+    assert refused(AuthKind.CLI, tenant_id=None).endswith("again: az login")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "Azure CLI not found" in refused(AuthKind.CLI)
+    assert "https://aka.ms/installazurecli" in refused(AuthKind.CLI)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "AADSTS90002: Tenant '5dbf' not found.",
+        "AADSTS50020: User account from identity provider 'live.com' does not exist in tenant 'x'.",
+        "AADSTS500011: The resource principal was not found in the tenant.",
+    ],
+)
+def test_another_tenant_is_mended_in_the_settings(said: str) -> None:
+    with emulated_login() as service:
+        service.error = ("invalid_request", said)
+        message = refused(AuthKind.DEVICE_CODE)
+    assert said.partition(":")[0] in message
+    assert "Check that tenant_id in config.json" in message
+    assert "az login" not in message
 
 
 def test_a_service_principal_needs_its_variables_and_all_that_lack_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.azure.emulator import TRIPLE, WORKSPACE_ID, AzureEmulator, EmulatedJob
-from tests.azure.helpers_job import EXACT_COMMAND
+from tests.azure.helpers_job import EXACT_COMMAND, program
 from tests.azure.in_process import emulated_azure, write_settings
 from tests.azure.messages import Json
 from tests.azure.repositories import (
-    ROOT,
     SECRET,
     add_junk,
     add_links,
@@ -63,14 +63,14 @@ def azure() -> Iterator[AzureEmulator]:
         yield emulated
 
 
-def plan(config: Path, *overrides: str, root: Path = ROOT) -> JobPlan:
-    return plan_job(load_job_settings(config, overrides=overrides), root=root)
+def plan(config: Path, *, root: Path) -> JobPlan:
+    return plan_job(load_job_settings(config), root=root)
 
 
-def submit(azure: AzureEmulator, config: Path, *overrides: str, root: Path = ROOT) -> EmulatedJob:
-    """Submit a job as ``submit_job.py`` does, and return what has arrived."""
+def submit(azure: AzureEmulator, config: Path, *overrides: str, root: Path | None = None) -> EmulatedJob:
+    """Submit a job as ``submit_job.py`` does, of a small program by default, and return what has arrived."""
     settings = load_job_settings(config, overrides=overrides)
-    job = plan_job(settings, root=root)
+    job = plan_job(settings, root=root or program(config.parent / "program"))
     client = service.open_client(azure.credential(), config_path=config, workspace=settings.workspace)
     with staged(job.snapshot) as code:
         submitted = service.submit(client, job, code=code)
@@ -206,7 +206,9 @@ def test_the_ignore_file_lets_the_same_files_through(azure: AzureEmulator, tmp_p
 def test_the_address_of_the_repository_stays_here(
     azure: AzureEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = write_program(tmp_path / "clone")
+    root = program(tmp_path / "clone")
+    shutil.rmtree(root / ".git")
+    write_settings(root / "config.json")
     make_git_repository(root)
     monkeypatch.chdir(root)
     job = submit(azure, root / "config.json", root=root)
@@ -271,7 +273,7 @@ def test_a_scope_is_refused(tmp_path: Path) -> None:
 
 def test_placeholders_are_a_problem_of_the_plan(tmp_path: Path) -> None:
     config = write_settings(tmp_path / "config.json", workspace_name="<your-workspace-name>")
-    problems = plan(config).problems
+    problems = plan(config, root=program(tmp_path / "program")).problems
     assert len(problems) == 1
     assert "workspace_name" in problems[0]
 

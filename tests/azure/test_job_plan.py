@@ -11,32 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.azure.emulator import TRIPLE as TRIPLE_OF_SERVICE
-from tests.azure.helpers_job import EXACT_COMMAND, PROGRAM_NAMES, ROOT, config_file, plan_of, program
+from tests.azure.helpers_job import ALL, EXACT_COMMAND, KEY, PROGRAM_NAMES, ROOT, config_file, plan_of, program
 from tests.azure.in_process import emulated_azure
-from wsi_extract import __version__
-from wsi_extract.azure_job.job_plan import JobPlan, describe, job_yaml, plan_job
+from wsi_extract.azure_job.job_plan import JobPlan, job_yaml, plan_job
 from wsi_extract.azure_job.settings import load_job_settings
 from wsi_extract.azure_job.snapshot import staged
 
 pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample me@example.org"
-ALL: dict[str, object] = {
-    "nodes": 4,
-    "trusted_network": True,
-    "output": {
-        "mode": "rw_mount",
-        "name": "wsi-patches",
-        "version": 3,
-        "path": "azureml://datastores/blob/paths/${{name}}/",
-    },
-    "tags": {"owner": "pathology", "round": 2},
-    "environment_variables": {"DATASET_MOUNT_BLOCK_BASED_CACHE_ENABLED": True, "A": "x: y # z\n'\""},
-    "timeout_s": 21600,
-    "services": ["vscode", "jupyterlab", "ssh"],
-    "ssh_public_key": KEY,
-    "data_mode": "download",
-    "display_name": "Mitosen: Größe 256",
-}
 
 
 def test_a_plan_with_the_settings_of_the_repository(tmp_path: Path) -> None:
@@ -108,49 +89,6 @@ def test_warnings(tmp_path: Path, job: dict[str, object], extraction: dict[str, 
     assert all(text in warning for text, warning in zip(expected, warnings, strict=True))
 
 
-def test_a_description_shows_everything_on_lines_of_their_own(tmp_path: Path) -> None:
-    lines = describe(plan_of(tmp_path, job=ALL, subscription_id="<your-subscription-id>"))
-    assert not [line for line in lines if "\n" in line]
-    text = "\n".join(lines)
-    assert lines[0].startswith("6 files, 0.0 MB, are sent with the job:")
-    assert f"  from {tmp_path / 'config.json'}" in text
-    for part in (
-        "ws-pathology",
-        "Mitosen: Größe 256, experiment Mitos-Patch-Extraction",
-        "xseligam-mitos-train, 4 nodes",
-        "wsi_data = azureml:xseligam-ccmct-wsi:1, downloaded",
-        "in azureml://datastores/blob/paths/${{name}}/",
-        "registered as data asset wsi-patches, version 3",
-        "WSI_EXTRACT_NODES=4",
-        "A=x: y # z\\n'\"",
-        "vscode, jupyterlab, ssh",
-        "21,600 s",
-    ):
-        assert part in text
-    assert plan_of(tmp_path, job=ALL).command in lines
-    assert [line[:8] for line in lines if line.startswith(("warning:", "problem:"))] == ["warning:", "problem:"]
-
-
-def test_every_tag_is_shown_before_it_is_sent(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, job={"tags": {"study": "a"}})
-    text = "\n".join(describe(plan))
-    for name, value in {
-        "wsi_extract": __version__,
-        "wsi_extract_files": plan.snapshot.digest[:16],
-        "study": "a",
-    }.items():
-        assert f"{name}={value}" in text
-
-
-def test_what_may_be_a_secret_is_not_shown(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, job={"environment_variables": {"API_TOKEN": "hunter2", "ROUND": "2"}})
-    text = "\n".join(describe(plan))
-    assert "hunter2" not in text
-    assert "API_TOKEN=***" in text
-    assert "ROUND=2" in text
-    assert plan.environment_variables["API_TOKEN"] == "hunter2"
-
-
 def test_a_job_description_can_be_read_back(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, job=ALL)
     document = yaml.safe_load(job_yaml(plan))
@@ -218,10 +156,11 @@ def test_no_library_of_azure_is_needed(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from wsi_extract.azure_job.job_plan import describe, job_yaml, plan_job
+from wsi_extract.azure_job.dry_run import describe
+from wsi_extract.azure_job.job_plan import plan_job
 from wsi_extract.azure_job.settings import load_job_settings
 plan = plan_job(load_job_settings(Path({str(path)!r})), root=Path({str(ROOT)!r}))
-describe(plan), job_yaml(plan)
+describe(plan)
 found = [name for name in sys.modules if name.partition(".")[0] in ("azure", "msal", "dask", "numpy")]
 sys.exit(", ".join(found) or None)
 """

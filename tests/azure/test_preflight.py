@@ -64,13 +64,15 @@ def test_everything_that_is_missing_is_named_with_its_page(
         preflight(client, plan(tmp_path))
     first, *lines = str(caught.value).splitlines()
     assert TRIPLE["workspace_name"] in first
-    assert [line.partition(": The resource ")[0] for line in lines] == [
-        "  job.compute: cannot find the compute xseligam-mitos-train",
-        "  job.environment: cannot find the environment xseligam_mitos:17",
-        "  job.data: cannot find the data azureml:xseligam-ccmct-wsi:1",
+    assert [line.partition(" What there is: ") for line in lines] == [
+        (f"  {what}.", " What there is: ", f"https://ml.azure.com/{page}?wsid={WORKSPACE_ID}")
+        for what, page in (
+            ("job.compute: there is no compute xseligam-mitos-train", "compute"),
+            ("job.environment: there is no environment xseligam_mitos:17", "environments"),
+            ("job.data: there is no data asset azureml:xseligam-ccmct-wsi:1", "data"),
+        )
     ]
-    for line, page in zip(lines, ("compute", "environments", "data"), strict=True):
-        assert f"https://ml.azure.com/{page}?wsid={WORKSPACE_ID}" in line
+    assert "HTTP 404" in str(caught.value.__cause__), "in the words of the service with -v"
     assert len(azure.requests) == 3, "nothing is uploaded"
 
 

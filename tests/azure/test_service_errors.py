@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_extract.azure_job.service_errors import MAX_CHARACTERS, hide_secrets, in_our_words, one_line, translate
-from wsi_extract.errors import ConfigError, ServiceError
+from wsi_extract.errors import AuthenticationFailedError, ConfigError, ServiceError
 
 SECRET = "c2lnbmF0dXJl%2Bof"
 
@@ -52,6 +52,26 @@ def test_every_error_has_a_line(text: str, status: int | None) -> None:
     for found in (translate(error, doing="x"), translate(AzureError(text), doing="x")):
         assert str(found).startswith("cannot x: ")
         assert "\n" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_old", "is_foreign"),
+    [
+        ("(ExpiredAuthenticationToken) The access token expiry UTC time is earlier than now.", True, False),
+        ("The access token has expired.", True, False),
+        ("(InvalidAuthenticationTokenTenant) The access token is from the wrong issuer.", False, True),
+        ("(InvalidAuthenticationToken) The access token is invalid.", True, True),
+    ],
+)
+def test_a_token_that_is_not_accepted_is_mended_by_what_is_wrong_with_it(
+    said: str, *, is_old: bool, is_foreign: bool
+) -> None:
+    error = ClientAuthenticationError(message=said)
+    error.status_code = 401
+    found = translate(error, doing="submit the job")
+    assert isinstance(found, AuthenticationFailedError)
+    assert ("Log in again" in found.remedy) == is_old
+    assert ("tenant_id" in found.remedy) == is_foreign
 
 
 def test_errors_of_ours_come_through_as_they_are() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,8 @@ def test_azures_own_tools_find_the_same_files(tmp_path: Path) -> None:
     from azure.ai.ml._utils import _asset_utils  # noqa: PLC0415  # takes seconds
 
     root = program(tmp_path)  # with junk around it
-    shutil.copytree(ROOT / "wsi_extract", root / "wsi_extract", dirs_exist_ok=True)
+    edited = shutil.ignore_patterns("__pycache__", ".*", "*.tmp")  # what editors and linters write meanwhile
+    shutil.copytree(ROOT / "wsi_extract", root / "wsi_extract", dirs_exist_ok=True, ignore=edited)
     shutil.copy(ROOT / ".amlignore", root)
     (root / ".gitignore").write_text("config.json\n")
     ignored = _asset_utils.get_ignore_file(root)
@@ -67,6 +70,25 @@ def test_a_staged_copy_holds_these_files_and_nothing_else(tmp_path: Path) -> Non
         assert all(path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes() for path in copies)
         assert folder.name == "wsi_extract_job"
     assert not folder.parent.exists()
+
+
+def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = listed(program(tmp_path / "program"))
+    full = tmp_path / "full"
+    full.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(full))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+    try:
+        found = problems_of(lambda: staged(snapshot).__enter__())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found == (
+        f"cannot copy the code of the job to {full}: File too large. Make room there, or set TMPDIR to another folder."
+    )
+    assert list(full.iterdir()) == []
+    full.rmdir()
+    assert "cannot copy the code of the job" in problems_of(lambda: staged(snapshot).__enter__())
 
 
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:

@@ -23,8 +23,10 @@ from tests.azure.helpers_job import EXACT_COMMAND, PROGRAM_NAMES, program
 from tests.azure.in_process import emulated_azure, write_settings
 from tests.azure.login_service import DEVICE_CODE, TENANT, emulated_login
 from tests.azure.messages import Reply
+from tests.azure.repositories import ROOT
 from tests.azure.routes import SAS, TOKEN
 from wsi_extract.azure_job.credentials import UNATTENDED
+from wsi_extract.requirements_check import LEAST_PYTHON
 
 # azure-ai-ml 1.35 is written for marshmallow 3, which announces what version 4 will change.
 pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
@@ -58,19 +60,6 @@ def run(*arguments: str, capsys: Capture) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program itself, and see at its end whether it loaded anything of Azure's."""
-    script = (
-        "import atexit, sys, runpy; sys.argv[0] = 'submit_job.py'\n"
-        "atexit.register(lambda: print('azure loaded:', any(m.split('.')[0] == 'azure' for m in sys.modules)))\n"
-        "runpy.run_path('submit_job.py', run_name='__main__')"
-    )
-    command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(
-        command, cwd=submit_job.__file__.rpartition("/")[0], capture_output=True, text=True, check=False
-    )
-
-
 def test_without_options_a_browser_logs_in_and_the_job_is_made(azure: AzureEmulator, capsys: Capture) -> None:
     with emulated_login() as login:
         login.access_token = TOKEN
@@ -90,7 +79,7 @@ def test_what_happens_is_said_in_a_few_lines(azure: AzureEmulator, capsys: Captu
     code, _, errors = run(capsys=capsys)
     assert code == 0
     assert errors.splitlines() == [
-        "log in: as az is logged in",
+        "log in: with the login of az",
         "logged in",
         "look up xseligam-mitos-train, xseligam_mitos:17 and azureml:xseligam-ccmct-wsi:1 in workspace-of-tests",
         "submit with 6 files, 0.0 MB",
@@ -150,18 +139,6 @@ def test_a_workspace_that_is_not_filled_in(azure: AzureEmulator, tmp_path: Path,
     assert azure.requests == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [(["--help"], 0), (["--dry_run"], 2), ([], 2), (["--config", "no-such.json"], 2)],
-    ids=["help", "dry run", "placeholders", "no config"],
-)
-def test_azure_is_not_loaded_before_it_is_needed(arguments: list[str], code: int) -> None:
-    process = start(*arguments)
-    assert process.returncode == code, process.stderr
-    assert process.stdout.endswith("azure loaded: False\n")
-    assert "Traceback" not in process.stderr
-
-
 def test_missing_packages(azure: AzureEmulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azure.ai.ml", None)
     code, output, errors = run(capsys=capsys)
@@ -175,7 +152,7 @@ def test_nobody_logs_in(azure: AzureEmulator, tmp_path: Path, capsys: Capture, m
     install_az(tmp_path / "bin", account="logged out")
     code, output, errors = run(capsys=capsys)
     assert (code, output) == (3, "")
-    assert "Run az login" in errors
+    assert f"az login --tenant {TENANT}\n" in errors
     monkeypatch.setenv("CI", "true")
     assert submit_job.main([]) == 3
     assert "CI=true" in capsys.readouterr().err
@@ -189,7 +166,7 @@ def test_something_missing_stops_before_the_upload(azure: AzureEmulator, capsys:
     azure.environments.clear()
     code, output, errors = run(capsys=capsys)
     assert (code, output) == (2, "")
-    assert "cannot find the environment xseligam_mitos:17" in errors
+    assert "there is no environment xseligam_mitos:17" in errors
     assert azure.asked("codes.list", "codes.upload", "blob.put", "jobs.put") == []
     assert run("--no_preflight", capsys=capsys)[0] == 0
 
@@ -230,8 +207,12 @@ def test_waiting_ends_with_the_job(last: str, code: int, azure: AzureEmulator, c
     (name,) = azure.jobs
     assert found == code
     assert output.startswith(f"job: {name}\n")
+    assert "its log was not shown; it is in the studio, and brought here by: az ml job download --all" in errors
     if code == 0:
-        assert output.endswith("data set: azureml:wsi-patches, as its next version\n")
+        data_set, download = output.splitlines()[-2:]
+        assert data_set == "data set: azureml:wsi-patches, as its next version"
+        assert download.startswith(f"download: az ml job download --all --name {name} --resource-group ")
+        assert "when it is completed" not in output
     else:
         assert f"error: the job {name} has ended as {last}: Execution failed. Exit code 2." in errors
 
@@ -260,10 +241,10 @@ def test_an_interrupted_wait_leaves_the_job_alone(number: int, code: int, capsys
     (name,) = service.jobs
     assert found == code
     assert f"cancel: az ml job cancel --name {name} " in output
-    assert errors.splitlines()[-2:] == [
-        f"the job {name} goes on; the commands above follow and cancel it",
-        "interrupted",
-    ]
+    *_, goes_on, follow, cancel, last = errors.splitlines()
+    assert (goes_on, last) == (f"the job {name} goes on", "interrupted")
+    assert follow.startswith(f"follow: az ml job stream --name {name} --resource-group ")
+    assert cancel.startswith(f"cancel: az ml job cancel --name {name} --resource-group ")
     assert service.asked("jobs.cancel") == []
 
 
@@ -276,7 +257,7 @@ def test_a_status_that_cannot_be_read_is_none_of_the_job(azure: AzureEmulator, c
 
 
 def test_a_job_that_has_completed_is_not_read_again(azure: AzureEmulator, capsys: Capture) -> None:
-    azure.fail("jobs.get", 503, after=2)  # the log, the status
+    azure.fail("jobs.get", 503, after=1)  # the status
     code, output, errors = run("--wait", capsys=capsys)
     assert (code, "goes on" in errors) == (0, False)
     assert "data set: " in output
@@ -294,11 +275,65 @@ def test_a_log_in_that_is_asked_for_again_while_files_are_sent_can_be_seen(
     assert capsys.readouterr().err.count(f"enter the code {DEVICE_CODE}") == 2
 
 
-@pytest.mark.parametrize("version", [(3, 8), (3, 10, 13)])
-def test_a_python_that_is_too_old_is_named(version: tuple[int, ...]) -> None:
-    script = f"import runpy, sys; sys.version_info = {version}; runpy.run_path('submit_job.py', run_name='__main__')"
-    root = Path(submit_job.__file__).parent
-    process = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+def test_slides_that_are_not_in_the_data_set_are_the_last_word(
+    azure: AzureEmulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    azure.job_statuses = ["", *["Running"] * 4, "Completed"]
+    azure.first_log = "START\n2026-11-21 22:28:47Z INCOMPLETE: 1 of 3 slides failed; see errors.jsonl\nDONE\n"
+    code, output, errors = run("--wait", capsys=capsys)
+    assert (code, "its log was not shown" in errors) == (0, False)
+    assert "\nSTART\n" in output
+    assert errors.splitlines()[-1] == "warning: INCOMPLETE: 1 of 3 slides failed; see errors.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("AZUREML_DEV_URL_MFE", "https://elsewhere.example"), ("REQUESTS_CA_BUNDLE", "/nope.pem")]
+)
+def test_variables_with_which_nothing_works_are_told_before_the_log_in(
+    name: str, value: str, azure: AzureEmulator, az_calls: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, output, errors = run(capsys=capsys)
+    assert (code, output) == (2, "")
+    assert name in errors
+    assert value in errors
+    assert (azure.requests, read_calls(az_calls)) == ([], [])
+
+
+def test_a_dry_run_lists_files_when_all_is_wanted(capsys: Capture) -> None:
+    assert "wsi_extract/stores/png.py" not in run("--dry_run", capsys=capsys)[1]
+    assert "wsi_extract/stores/png.py" in run("--dry_run", "-v", capsys=capsys)[1]
+
+
+OLD_PYTHONS = sorted(Path("/root/.pyenv/versions").glob("3.[6-9].*/bin/python")) + sorted(
+    Path("/root/.pyenv/versions").glob("3.10.*/bin/python")
+)
+
+
+@pytest.mark.skipif(not OLD_PYTHONS, reason="no old interpreters on this machine")
+def test_a_python_that_is_too_old_is_named() -> None:
+    for python in OLD_PYTHONS:
+        process = subprocess.run([python, "submit_job.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert process.returncode == 2
+        assert process.stderr == (
+            f"error: this program needs Python 3.11 or newer; this is {python.parents[1].name}, {python}\n"
+        )
+
+
+def test_what_is_too_old_is_told_before_anything_else_is_loaded() -> None:
+    """For machines without such a Python."""
+    script = "import runpy, sys; sys.version_info = (3, 10, 1); runpy.run_path('submit_job.py', run_name='__main__')"
+    command = [sys.executable, "-X", "importtime", "-c", script]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == 2
-    assert process.stderr.startswith("error: this program needs Python 3.11 or newer")
-    assert process.stderr.count("\n") == 1
+    assert process.stderr.endswith(f"this is 3.10.1, {sys.executable}\n")
+    assert "wsi_extract" not in process.stderr
+    assert f"sys.version_info < {LEAST_PYTHON}" in (ROOT / "submit_job.py").read_text(encoding="utf-8")
+
+
+def test_without_any_packages_those_of_azure_are_named_too() -> None:
+    script = "import runpy, sys; sys.modules['pydantic'] = None; runpy.run_path('submit_job.py', run_name='__main__')"
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.endswith("pip install -r requirements-azure.txt\n")

@@ -21,7 +21,7 @@ from tests.azure.messages import Reply, Trouble
 from wsi_extract.azure_job import service
 from wsi_extract.azure_job.service_errors import UnreachableError
 from wsi_extract.azure_job.snapshot import staged
-from wsi_extract.azure_job.waiting import Pace, wait_for
+from wsi_extract.azure_job.waiting import JobEnd, Pace, wait_for
 from wsi_extract.azure_job.workspace import Workspace
 from wsi_extract.errors import ServiceError
 
@@ -62,9 +62,17 @@ def name(client: MLClient, azure: AzureEmulator, tmp_path: Path, monkeypatch: py
 
 
 def wait(client: MLClient, name: str) -> tuple[str, str]:
+    end, text = wait_to_the_end(client, name)
+    return end.state.status, text
+
+
+def wait_to_the_end(client: MLClient, name: str) -> tuple[JobEnd, str]:
     out = io.StringIO()
-    state = wait_for(client, name, out=out, pace=FAST)
-    return state.status, out.getvalue()
+    return wait_for(client, name, out=out, pace=FAST), out.getvalue()
+
+
+def told_statuses(text: str) -> list[str]:
+    return [line.removeprefix("status: ") for line in text.splitlines() if line.startswith("status: ")]
 
 
 @pytest.mark.parametrize("last", ["Completed", "Failed", "Canceled"])
@@ -73,7 +81,7 @@ def test_the_last_status_decides_whatever_the_log_viewer_says(
     log_place: str, last: str, client: MLClient, azure: AzureEmulator, name: str
 ) -> None:
     azure.log_place = log_place  # type: ignore[assignment]  # parametrised text
-    azure.jobs[name].statuses[:] = ["Queued", "Starting", "Running", "Running", "CancelRequested", "Finalizing", last]
+    azure.jobs[name].statuses[:] = ["Queued", "Starting", *["Running"] * 4, "CancelRequested", "Finalizing", last]
     azure.jobs[name].logs[LOG] = "START\nDONE\n"
     status, text = wait(client, name)
     assert status == last
@@ -83,7 +91,7 @@ def test_the_last_status_decides_whatever_the_log_viewer_says(
 
 
 def test_what_a_terminal_would_obey_is_shown(client: MLClient, azure: AzureEmulator, name: str) -> None:
-    azure.jobs[name].statuses[:] = ["Running", "Running", "Running", "Completed"]
+    azure.jobs[name].statuses[:] = ["", *["Running"] * 4, "Completed"]
     azure.jobs[name].logs[LOG] = "10 %\r20 %\n\x1b[2Jgone\n"
     text = wait(client, name)[1]
     assert "\n10 %\n20 %\n\\x1b[2Jgone\n" in text
@@ -102,11 +110,57 @@ def test_a_log_that_cannot_be_followed_costs_nothing_but_the_log(
     status, text = wait(client, name)
     assert status == "Completed"
     assert text.count("the log cannot be shown any further") == 1
-    assert [line for line in text.splitlines() if line.startswith("status: ")] == [
-        "status: Queued",
+    assert told_statuses(text) == ["Queued", "Running", "Completed"]
+
+
+def test_what_happens_until_the_job_runs_is_told_before_its_log(
+    client: MLClient, azure: AzureEmulator, name: str
+) -> None:
+    waiting = ["NotStarted", "Queued", "Queued", "Starting", "Provisioning", "Preparing"]
+    azure.jobs[name].statuses[:] = ["", *waiting, *["Running"] * 4, "Completed"]
+    azure.jobs[name].logs[LOG] = "START\n"
+    end, text = wait_to_the_end(client, name)
+    assert told_statuses(text) == [*dict.fromkeys(waiting), "Running", "Completed"]
+    assert text.index("status: Running") < text.index("START")
+    assert end.is_log_shown
+
+
+def test_the_viewer_is_not_started_before_the_job_is(client: MLClient, azure: AzureEmulator, name: str) -> None:
+    azure.jobs[name].statuses[:] = ["Queued"] * 3 + ["Canceled"]
+    end, text = wait_to_the_end(client, name)
+    assert (told_statuses(text), end.is_log_shown) == (["Queued", "Canceled"], False)
+    assert azure.asked("details.get") == []
+
+
+def test_a_job_that_ends_before_the_viewer_looks_has_shown_no_log(
+    client: MLClient, azure: AzureEmulator, name: str
+) -> None:
+    azure.jobs[name].statuses[:] = ["", "Running", "Failed"]
+    azure.jobs[name].logs[LOG] = "SyntaxError\n"
+    end, text = wait_to_the_end(client, name)
+    assert (told_statuses(text), end.is_log_shown) == (["Running", "Failed"], False)
+
+
+def test_what_the_viewer_repeats_is_left_out(client: MLClient, azure: AzureEmulator, name: str) -> None:
+    azure.jobs[name].statuses[:] = ["", *["Running"] * 4, "Completed"]
+    azure.jobs[name].logs[LOG] = "START\nDONE\n"
+    text = wait(client, name)[1]
+    assert text.splitlines() == [
         "status: Running",
+        "",
+        "Streaming user_logs/std_log.txt",
+        "===============================",
+        "",
+        "START",
+        "DONE",
         "status: Completed",
     ]
+
+
+def test_slides_that_are_not_in_the_data_set_are_remembered(client: MLClient, azure: AzureEmulator, name: str) -> None:
+    azure.jobs[name].statuses[:] = ["", *["Running"] * 4, "Completed"]
+    azure.jobs[name].logs[LOG] = "START\n2026-11-21 22:28:47Z INCOMPLETE: 1 of 3 slides failed\nDONE\n"
+    assert wait_to_the_end(client, name)[0].shortfall == "INCOMPLETE: 1 of 3 slides failed"
 
 
 @pytest.mark.parametrize("trouble", [503, 429, Trouble.RESET, Trouble.TIMEOUT])
@@ -114,8 +168,8 @@ def test_a_network_that_comes_back_is_waited_for(
     trouble: int | Trouble, client: MLClient, azure: AzureEmulator, name: str
 ) -> None:
     azure.log_place = "identity datastore"
-    azure.fail("jobs.get", trouble, times=12, after=1)
-    azure.jobs[name].statuses[:] = ["Running", "Completed"]
+    azure.fail("jobs.get", trouble, times=12, after=2)
+    azure.jobs[name].statuses[:] = [*["Running"] * 4, "Completed"]
     status, text = wait(client, name)
     assert status == "Completed"
     assert "Trying again." in text
@@ -134,7 +188,7 @@ def test_a_refusal_is_not_asked_again(client: MLClient, azure: AzureEmulator, na
     azure.fail("jobs.get", 403)
     with pytest.raises(ServiceError, match="rights on the workspace"):
         wait(client, name)
-    assert len(azure.asked("jobs.get")) == 2  # the log, the status
+    assert len(azure.asked("jobs.get")) == 1
 
 
 @pytest.mark.parametrize("log_place", ["details", "identity datastore"])

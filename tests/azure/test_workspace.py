@@ -87,7 +87,7 @@ def test_a_misspelled_key_is_pointed_out(tmp_path: Path) -> None:
 FILES = {
     "nothing": (b"", "is not valid JSON"),
     "a comment": (b"{} // ours", "is not valid JSON"),
-    "a list": (b"[]", "expected an object"),
+    "a list": (b"[]", "expected an object with what config.json has"),
     "a key twice": (b'{"resource_group": "a", "resource_group": "b"}', "the key 'resource_group' occurs twice"),
     "a key of job twice": (b'{"job": {"nodes": 1, "nodes": 2}}', "the key 'nodes' occurs twice"),
     "NaN": (b'{"job": {"timeout_s": NaN}}', "NaN is not JSON"),

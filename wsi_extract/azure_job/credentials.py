@@ -6,13 +6,21 @@ import base64
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from wsi_extract.azure_job.service_errors import NETWORK, is_certificate_problem, network_remedy, one_line, reason_of
+from wsi_extract.azure_job.service_errors import (
+    NETWORK,
+    OTHER_TENANT,
+    is_certificate_problem,
+    network_remedy,
+    one_line,
+    reason_of,
+)
 from wsi_extract.errors import AuthenticationFailedError, ConfigError
 
 if TYPE_CHECKING:
@@ -52,19 +60,23 @@ _ASKS_SOMEBODY = frozenset({AuthKind.INTERACTIVE, AuthKind.DEVICE_CODE})
 _ANNOUNCEMENTS: Mapping[AuthKind, str] = {
     AuthKind.INTERACTIVE: "in the browser that opens now",
     AuthKind.DEVICE_CODE: "with a code",
-    AuthKind.CLI: "as az is logged in",
+    AuthKind.CLI: "with the login of az",
     AuthKind.DEFAULT: "with what this machine offers (environment variables, its identity, az)",
     AuthKind.MANAGED_IDENTITY: "as this machine",
     AuthKind.SERVICE_PRINCIPAL: "as a service principal, from the AZURE_* variables",
 }
 _REMEDIES: Mapping[AuthKind, str] = {
-    AuthKind.INTERACTIVE: "Use --auth device-code, or run az login and use --auth cli.",
-    AuthKind.DEVICE_CODE: "Where codes are not allowed, run az login and use --auth cli.",
-    AuthKind.CLI: "Run az login (with --tenant and the tenant_id of config.json), then submit again.",
-    AuthKind.DEFAULT: "Run az login, or choose another --auth.",
+    AuthKind.INTERACTIVE: "Use --auth device-code, or --auth cli after: {az_login}",
+    AuthKind.DEVICE_CODE: "Where codes are not allowed, use --auth cli after: {az_login}",
+    AuthKind.CLI: "Log in, then submit again: {az_login}",
+    AuthKind.DEFAULT: "Choose another --auth, or submit again after: {az_login}",
     AuthKind.MANAGED_IDENTITY: "Only machines of Azure that have an identity can use it: choose another --auth.",
     AuthKind.SERVICE_PRINCIPAL: "Check the AZURE_* variables: the secret may be wrong or expired.",
 }
+"""With the command that logs in at the tenant, to be copied."""
+_NO_AZ = "Install Azure's command line (https://aka.ms/installazurecli), or use --auth device-code."
+_OTHER_TENANT_CODES = re.compile(r"AADSTS(?:90002|900021|900023|50020|500011|90072|700016)\b")
+"""There is no such tenant; the account, the program or what it asks for is unknown to the one that was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +115,11 @@ def log_in(kind: AuthKind, *, tenant_id: str | None, timeout_s: int, say: Say) -
         token = credential.get_token(SCOPE)
     except CredentialUnavailableError as error:
         if kind is not AuthKind.INTERACTIVE:
-            raise _failure(kind, error, timeout_s=timeout_s) from error
+            raise _failure(kind, error, tenant_id=tenant_id, timeout_s=timeout_s) from error
         say(f"no log-in in a browser here ({reason_of(error)}): with a code instead, as with --auth device-code")
         return log_in(AuthKind.DEVICE_CODE, tenant_id=tenant_id, timeout_s=timeout_s, say=say)
     except AzureError as error:
-        raise _failure(kind, error, timeout_s=timeout_s) from error
+        raise _failure(kind, error, tenant_id=tenant_id, timeout_s=timeout_s) from error
     return Login(credential=credential, account=account_of(token.token))
 
 
@@ -250,7 +262,7 @@ def _announcement(kind: AuthKind, *, timeout_s: int) -> str:
     return f"log in: {_ANNOUNCEMENTS[kind]}{waits}{hint}"
 
 
-def _failure(kind: AuthKind, error: AzureError, *, timeout_s: int) -> AuthenticationFailedError:
+def _failure(kind: AuthKind, error: AzureError, *, tenant_id: str | None, timeout_s: int) -> AuthenticationFailedError:
     text = str(error)
     if "timed out" in text.casefold() and kind in _ASKS_SOMEBODY:
         longer = f"--auth_timeout {2 * timeout_s}"
@@ -261,4 +273,14 @@ def _failure(kind: AuthKind, error: AzureError, *, timeout_s: int) -> Authentica
     if is_certificate_problem(error):
         return AuthenticationFailedError(what, network_remedy(error))
     is_offline = "failed to resolve" in text.casefold() or "max retries exceeded" in text.casefold()
-    return AuthenticationFailedError(what, NETWORK if is_offline else _REMEDIES[kind])
+    return AuthenticationFailedError(what, NETWORK if is_offline else _remedy(kind, text, tenant_id=tenant_id))
+
+
+def _remedy(kind: AuthKind, text: str, *, tenant_id: str | None) -> str:
+    """Return what to do about a log-in that was refused, by what was said."""
+    if _OTHER_TENANT_CODES.search(text):
+        return OTHER_TENANT
+    if kind is AuthKind.CLI and "not found on path" in text.casefold():
+        return _NO_AZ
+    az_login = "az login" if tenant_id is None else f"az login --tenant {shlex.quote(tenant_id)}"
+    return _REMEDIES[kind].format(az_login=az_login)

@@ -25,6 +25,11 @@ VARIABLE_FORM = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OWN_VARIABLES = frozenset(f"WSI_EXTRACT_{name}" for name in ("SETUP", "ON_PARTIAL", "COMMIT", "NODES"))
 """Set from the other settings of ``job``; further ones of this beginning are for the user to set."""
 PREFIX = "azureml:"
+_NO_CLUSTERS: Mapping[str, str] = {
+    "local": "on this machine run run_extraction.py itself",
+    "serverless": "serverless nodes have no size here, and slides and output must fit on the disk of the node",
+}
+"""Names that Azure ML takes for something else than a cluster, and why they will not do."""
 PUBLIC_KEY_PATTERN = r"^(ssh-|ecdsa-|sk-)\S+ [A-Za-z0-9+/=]+( [^\r\n]*)?$"
 
 
@@ -48,8 +53,9 @@ def _check_asset(value: str) -> str:
 
 
 def _check_compute(value: str) -> str:
-    if value == "local":
-        raise ValueError("give the name of a compute cluster; on this machine run run_extraction.py itself")
+    reason = _NO_CLUSTERS.get(value.casefold())
+    if reason is not None:
+        raise ValueError(f"give the name of a compute cluster; {reason}")
     return value
 
 
@@ -106,7 +112,7 @@ class OutputConfig(BaseModel):
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if self.version is not None and self.name is None:
-            raise ValueError("version: it belongs to output.name")
+            raise ValueError("version: give output.name too, the data asset that gets this version")
         return self
 
 

@@ -11,7 +11,7 @@ import yaml
 from wsi_extract import __version__
 from wsi_extract.azure_job.command import INPUT_NAME, OUTPUT_NAME, build_command
 from wsi_extract.azure_job.job_config import PREFIX, JobConfig, OutputConfig
-from wsi_extract.azure_job.job_warnings import SECRET_NAME, warnings_of
+from wsi_extract.azure_job.job_warnings import warnings_of
 from wsi_extract.azure_job.settings import JobSettings
 from wsi_extract.azure_job.snapshot import CONFIG_NAME, PROGRAM_NAME, Snapshot, list_snapshot, snapshot_warnings
 from wsi_extract.azure_job.workspace import Workspace, describe_placeholders
@@ -21,13 +21,6 @@ from wsi_extract.printable import as_one_line
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
 SERVICE_TYPES: Mapping[str, str] = {"vscode": "vs_code", "jupyterlab": "jupyter_lab", "ssh": "ssh"}
 """Our names of services -> those of job descriptions."""
-MODE_TEXTS: Mapping[str, str] = {
-    "ro_mount": "mounted read-only (ro_mount)",
-    "download": "downloaded to each node before the job starts (download)",
-    "upload": "uploaded when the job has succeeded (upload)",
-    "rw_mount": "written to the storage file by file (rw_mount)",
-}
-TITLE_WIDTH = 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,14 +152,14 @@ def _notes(plan: JobPlan) -> str:
     """Say in comments what a job made from the description would lack."""
     paths = {file.name: file.path for file in plan.snapshot.files}
     notes = []
-    if paths[CONFIG_NAME] != _root(plan.snapshot) / CONFIG_NAME:
+    if paths[CONFIG_NAME] != root_of(plan.snapshot) / CONFIG_NAME:
         notes.append(f"copy {paths[CONFIG_NAME]} to {CONFIG_NAME} here")
     for setting, name in plan.files_by_setting.items():
         notes.append(f"extraction.{setting}: {name} must lie here, and .amlignore must let it through")
     return "".join(f"# {as_one_line(note)}\n" for note in notes)
 
 
-def _root(snapshot: Snapshot) -> Path:
+def root_of(snapshot: Snapshot) -> Path:
     """Return the folder of the program."""
     return next(file.path.parent for file in snapshot.files if file.name == PROGRAM_NAME)
 
@@ -174,58 +167,3 @@ def _root(snapshot: Snapshot) -> Path:
 def _service(name: str, plan: JobPlan) -> dict[str, object]:
     key = {"ssh_public_keys": plan.ssh_public_key} if name == "ssh" else {}
     return {"type": SERVICE_TYPES[name], **key}
-
-
-def describe(plan: JobPlan) -> list[str]:
-    """Return what a person wants to see before a job is submitted, as lines: what matters most comes last."""
-    lines = [*_describe_files(plan.snapshot), ""]
-    for title, texts in _describe_values(plan):
-        for text, shown in zip(texts, [title, *[""] * len(texts)], strict=False):
-            lines.append(as_one_line(f"{shown:<{TITLE_WIDTH}}{text}"))
-    lines += ["", "The command, as the service gets it:", plan.command]
-    for kind, found in (("warning", plan.warnings), ("problem", plan.problems)):
-        if found:
-            lines += ["", *(as_one_line(f"{kind}: {text}") for text in found)]
-    return lines
-
-
-def _describe_files(snapshot: Snapshot) -> list[str]:
-    root = _root(snapshot)
-    lines = [f"{len(snapshot.files):,} files, {snapshot.n_bytes / 1e6:,.1f} MB, are sent with the job:"]
-    for file in snapshot.files:
-        origin = "" if file.path == root / file.name else f"  from {file.path}"
-        lines.append(as_one_line(f"  {file.n_bytes:>11,}  {file.name}{origin}"))
-    return lines
-
-
-def _describe_values(plan: JobPlan) -> list[tuple[str, list[str]]]:
-    """Titles, with one or more lines of text each."""
-    workspace = plan.workspace
-    where = f"resource group {workspace.resource_group}, subscription {workspace.subscription_id}"
-    values = [
-        ("workspace", [workspace.workspace_name, where]),
-        ("job", [f"{plan.display_name}, experiment {plan.experiment}"]),
-        ("compute", [f"{plan.compute}, {plan.nodes} node{'s' if plan.nodes > 1 else ''}"]),
-        ("environment", [plan.environment]),
-        ("input", [f"{INPUT_NAME} = {plan.data}, {MODE_TEXTS[plan.data_mode]}"]),
-        ("output", _describe_output(plan.output)),
-        ("variables", [_describe_variable(name, value) for name, value in plan.environment_variables.items()]),
-        ("tags", [f"{name}={value}" for name, value in plan.tags.items()]),
-        ("services", [", ".join(plan.services)] if plan.services else []),
-        ("time limit", [] if plan.timeout_s is None else [f"{plan.timeout_s:,} s"]),
-    ]
-    return [(title, texts) for title, texts in values if texts]
-
-
-def _describe_variable(name: str, value: str) -> str:
-    return f"{name}={'***' if SECRET_NAME.search(name) else value}"  # what is shown is often kept, as by build servers
-
-
-def _describe_output(output: OutputConfig) -> list[str]:
-    lines = [f"{OUTPUT_NAME}, {MODE_TEXTS[output.mode]}"]
-    if output.path is not None:
-        lines.append(f"in {output.path}")
-    if output.name is not None:
-        version = f"version {output.version}" if output.version is not None else "its next version"
-        lines.append(f"registered as data asset {output.name}, {version}, when the job has completed")
-    return lines

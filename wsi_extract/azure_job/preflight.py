@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from wsi_extract.azure_job.job_plan import JobPlan
 
 _PAGES = {"compute": "compute", "environment": "environments", "data": "data"}
-"""Pages of the studio, by what they show."""
+"""Pages of the studio, by settings that name what they show."""
+_KINDS = {"compute": "compute", "environment": "environment", "data": "data asset"}
 _NO_SUCH_WORKSPACE = re.compile(
     r"SubscriptionNotFound|ResourceGroupNotFound|InvalidSubscriptionId"
     r"|Microsoft\.MachineLearningServices/workspaces/[^/']+' under resource group"
@@ -44,14 +45,16 @@ def preflight(client: MLClient, plan: JobPlan) -> list[str]:
         When the service does not let this account look.
     """
     problems: list[str] = []
+    replies: list[MissingError] = []
     environment, _, environment_version = plan.environment.partition(":")
     data, _, data_version = plan.data.removeprefix(PREFIX).partition(":")
 
     def find(kind: str, name: str, read: Callable[[], _Found]) -> _Found | None:
         try:
-            return _look_up(read, what=f"{kind} {name}")
+            return _look_up(read, what=f"{_KINDS[kind]} {name}")
         except MissingError as error:
-            problems.append(f"job.{kind}: {error.message} {_page(plan, kind)} shows what there is")
+            problems.append(f"job.{kind}: there is no {_KINDS[kind]} {name}. What there is: {_page(plan, kind)}")
+            replies.append(error)
             return None
 
     compute = find("compute", plan.compute, lambda: client.compute.get(plan.compute))
@@ -63,7 +66,8 @@ def preflight(client: MLClient, plan: JobPlan) -> list[str]:
         problems += _problems_of(compute, plan)
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise PreflightError(f"the workspace {plan.workspace.workspace_name} lacks what the job needs:{lines}")
+        what = f"the workspace {plan.workspace.workspace_name} lacks what the job needs:{lines}"
+        raise PreflightError(what) from (replies[0] if replies else None)  # for -v: in the words of the service
     return [] if compute is None else _warnings_of(compute, plan)
 
 

@@ -16,7 +16,9 @@ from wsi_extract.azure_job.command import INPUT_NAME, OUTPUT_NAME
 from wsi_extract.azure_job.job_config import PREFIX
 from wsi_extract.azure_job.sdk_noise import hand_over_handlers, without_progress
 from wsi_extract.azure_job.service_errors import UnreachableError, in_our_words, one_line
+from wsi_extract.azure_job.surroundings import PACKAGES, refuse_other_host
 from wsi_extract.errors import PreflightError, ServiceError
+from wsi_extract.requirements_check import find_problems
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 STUDIO = "https://ml.azure.com"
 INSTALL = "Run: pip install -r requirements-azure.txt"
-OTHER_HOST_VARIABLE = "AZUREML_DEV_URL_MFE"
-ALLOW_OTHER_HOST = "WSI_EXTRACT_ALLOW_DEV_URL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +65,17 @@ def load_libraries() -> None:
     Raises
     ------
     PreflightError
-        When they are not there, or damaged.
+        When they are not there, damaged, or of versions that this program does not know.
     """
+    problems = find_problems(PACKAGES)
+    if problems:
+        what = f"Azure's packages are missing on this machine, or of other versions: {'; '.join(problems)}."
+        raise PreflightError(what, INSTALL)
     try:
         import azure.ai.ml  # noqa: PLC0415
         import azure.identity  # noqa: F401, PLC0415
     except ImportError as error:
-        what = f"Azure's packages are missing on this machine: {one_line(str(error))}."
+        what = f"Azure's packages are damaged on this machine: {one_line(str(error))}."
         raise PreflightError(what, INSTALL) from error
     hand_over_handlers()
 
@@ -86,12 +90,7 @@ def open_client(credential: TokenCredential, *, config_path: Path, workspace: Wo
     """
     from azure.ai.ml import MLClient  # noqa: PLC0415
 
-    host = os.environ.get(OTHER_HOST_VARIABLE)
-    if host is not None and os.environ.get(ALLOW_OTHER_HOST) != "1":
-        raise PreflightError(
-            f"{OTHER_HOST_VARIABLE} is set: your log-in would be sent to {one_line(host)}.",
-            f"Unset it; for tests with a service of your own set {ALLOW_OTHER_HOST}=1.",
-        )
+    refuse_other_host(os.environ)
     # It must be an existing file: else, and without one, the library takes any config.json of a parent folder. Without
     # progress bars it ignores that files cannot be uploaded, and waits for them for ever.
     with _environment("AZUREML_CURRENT_CLOUD", None), in_our_words(f"open the workspace of {config_path}"):

@@ -30,10 +30,13 @@ CERTIFICATES = (
     "certificates of your organisation."
 )
 NETWORK = "Check the network and, behind a proxy, HTTPS_PROXY; then give the same command again."
-OTHER_LOG_IN = (
+OTHER_TENANT = (
     "Check that tenant_id in config.json (or --tenant_id) is the tenant of the workspace, and that the account belongs "
     "to it."
 )
+LOG_IN_AGAIN = "Log in again: give the same command once more, with --auth cli after az login."
+_EXPIRED = re.compile(r"(?i)ExpiredAuthenticationToken|token\b.{0,40}\bexpir|lifetime validation failed")
+_OF_OTHER_TENANT = re.compile(r"(?i)InvalidAuthenticationTokenTenant|wrong issuer")
 _REMEDIES = {
     403: "The account needs rights on the workspace (its owner can give the role 'AzureML Data Scientist'), and this "
     "machine access to its storage, where that is open to some networks only.",
@@ -105,11 +108,18 @@ def translate(error: AzureError, *, doing: str) -> WsiExtractError:
         return ServiceError(what)
     # Storage calls a refused signature an authentication error as well (403), but nobody can mend that by logging in.
     if isinstance(error, ClientAuthenticationError) and error.status_code in (None, 401):
-        return AuthenticationFailedError(what, OTHER_LOG_IN)
+        return AuthenticationFailedError(what, _remedy_for_token(what))
     if error.status_code in BUSY_STATUSES:
         return UnreachableError(what, "The service is busy or has a fault: try again in a few minutes.")
     status = error.status_code or 0
     return _KINDS.get(status, ServiceError)(what, _REMEDIES.get(status, ""))
+
+
+def _remedy_for_token(text: str) -> str:
+    """Return what to do about a token that the service does not accept, by what it says."""
+    if _EXPIRED.search(text):
+        return LOG_IN_AGAIN
+    return OTHER_TENANT if _OF_OTHER_TENANT.search(text) else f"{LOG_IN_AGAIN} If that changes nothing: {OTHER_TENANT}"
 
 
 def network_remedy(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -121,15 +121,18 @@ def staged(snapshot: Snapshot) -> Iterator[Path]:
     Raises
     ------
     ConfigError
-        When a file is not what it was when it was listed.
+        When there is no room for the copy, or a file is not what it was when it was listed.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        except OSError as error:
+            raise _no_room(error, folder=None) from error
         target = Path(folder, STAGING_NAME)
-        for file in snapshot.files:
-            copy = target / file.name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with _opened(file.path) as source, copy.open("xb") as sink:
-                shutil.copyfileobj(source, sink, CHUNK_BYTES)
+        try:
+            _copy_files(snapshot, target)
+        except OSError as error:
+            raise _no_room(error, folder=folder) from error
         copied = list_snapshot(
             target,
             config_path=target / CONFIG_NAME,
@@ -138,6 +141,20 @@ def staged(snapshot: Snapshot) -> Iterator[Path]:
         if copied.digest != snapshot.digest:
             raise ConfigError("the program's files changed while they were copied.", "Submit again.")
         yield target
+
+
+def _copy_files(snapshot: Snapshot, target: Path) -> None:
+    for file in snapshot.files:
+        copy = target / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with _opened(file.path) as source, copy.open("xb") as sink:
+            shutil.copyfileobj(source, sink, CHUNK_BYTES)
+
+
+def _no_room(error: OSError, *, folder: str | None) -> ConfigError:
+    where = f" to {Path(folder).parent}" if folder else ""
+    remedy = "Make room there, or set TMPDIR to another folder."
+    return ConfigError(f"cannot copy the code of the job{where}: {error.strerror}.", remedy)
 
 
 def _package_files(root: Path) -> dict[str, Path]:
