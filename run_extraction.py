@@ -5,7 +5,7 @@ failed, resumable; 6 the output folder belongs to another run or is damaged; 129
 terminal was closed), SIGINT (Ctrl-C) or SIGTERM, resumable.
 """
 
-from wsi_extract.node_setup import prepare_node
+from wsi_extract.node_start.prepare import prepare_node
 
 if __name__ == "__main__":
     prepare_node()  # this far the oldest Python must come, so nothing of ours is imported before

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 EXIT_ENVIRONMENT = 2
-"""The exit code when a package is missing or does not load, as in `wsi_extract.node_setup`: waiting does not help."""
+"""The exit code when a package is missing or does not load, as of `wsi_extract.node_start`: waiting does not help."""
 THIS_PACKAGE = __name__.partition(".")[0]
 REQUIREMENTS = "requirements.txt"
 NOBODY_READS = frozenset({errno.EPIPE, errno.EIO})

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from wsi_extract.errors import EnvironmentFaultError
+from wsi_extract.node_start.requirements import is_below
 from wsi_extract.opened_slide import openslide_version
-from wsi_extract.requirements_check import is_below
 
 OPENSLIDE_LIBRARY = "OpenSlide library"
 

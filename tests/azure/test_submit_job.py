@@ -26,7 +26,7 @@ from tests.azure.messages import Reply
 from tests.azure.repositories import ROOT
 from tests.azure.routes import SAS, TOKEN
 from wsi_extract.azure_job.credentials import UNATTENDED
-from wsi_extract.requirements_check import LEAST_PYTHON
+from wsi_extract.node_start.requirements import LEAST_PYTHON
 
 # azure-ai-ml 1.35 is written for marshmallow 3, which announces what version 4 will change.
 pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
@@ -306,8 +306,8 @@ def test_a_dry_run_lists_files_when_all_is_wanted(capsys: Capture) -> None:
     assert "wsi_extract/stores/png.py" in run("--dry_run", "-v", capsys=capsys)[1]
 
 
-OLD_PYTHONS = sorted(Path("/root/.pyenv/versions").glob("3.[6-9].*/bin/python")) + sorted(
-    Path("/root/.pyenv/versions").glob("3.10.*/bin/python")
+OLD_PYTHONS = sorted((Path.home() / ".pyenv" / "versions").glob("3.[6-9].*/bin/python")) + sorted(
+    (Path.home() / ".pyenv" / "versions").glob("3.10.*/bin/python")
 )
 
 

@@ -11,7 +11,7 @@ from tests.azure.repositories import ROOT
 from wsi_extract.azure_job import service
 from wsi_extract.azure_job.surroundings import CERTIFICATE_VARIABLES, PACKAGES, check_surroundings
 from wsi_extract.errors import PreflightError
-from wsi_extract.requirements_check import read_requirements
+from wsi_extract.node_start.requirements import read_requirements
 
 
 def test_usual_variables_are_no_problem(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from wsi_extract.azure_job.sdk_noise import hand_over_handlers, without_progress
 from wsi_extract.azure_job.service_errors import UnreachableError, in_our_words, one_line
 from wsi_extract.azure_job.surroundings import PACKAGES, refuse_other_host
 from wsi_extract.errors import PreflightError, ServiceError
-from wsi_extract.requirements_check import find_problems
+from wsi_extract.node_start.requirements import find_problems
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wsi_extract.errors import PreflightError
+from wsi_extract.node_start.requirements import Requirement
 from wsi_extract.printable import as_one_line
-from wsi_extract.requirements_check import Requirement
 
 OTHER_HOST_VARIABLE = "AZUREML_DEV_URL_MFE"
 ALLOW_OTHER_HOST = "WSI_EXTRACT_ALLOW_DEV_URL"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract.requirements_check import Requirement, find_problems, installed, is_below, read_requirements
+from wsi_extract.node_start.requirements import Requirement, find_problems, installed, is_below, read_requirements
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = st.lists(st.integers(0, 3000), min_size=1, max_size=4)
 
 

@@ -31,10 +31,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsi_extract.requirements_check import installed, read_requirements
-from wsi_extract.setup_commands import Commands, SetupError, explain
-from wsi_extract.setup_folder import COMPLETE, locked, private_folder
-from wsi_extract.setup_python import PIP_MAY_KNOW, find_python, pip_environ, pip_of_this_python
+from wsi_extract.node_start.commands import Commands, SetupError, explain
+from wsi_extract.node_start.folder import COMPLETE, locked, private_folder
+from wsi_extract.node_start.interpreters import PIP_MAY_KNOW, find_python, pip_environ, pip_of_this_python
+from wsi_extract.node_start.requirements import installed, read_requirements
 
 FORMAT = "2"
 """Part of the digest: to be changed when environments are made in another way."""

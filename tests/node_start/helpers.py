@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-OF_SETUP = ("setup_commands", "setup_environment", "setup_folder", "setup_python")
-MODULES = ("__init__", "node_setup", "requirements_check", *OF_SETUP)
+ROOT = Path(__file__).resolve().parents[2]
+OF_START = ("__init__", "commands", "environment", "folder", "interpreters", "prepare", "requirements")
+MODULES = ("__init__", *(f"node_start/{name}" for name in OF_START))
 PROGRAM = """
-from wsi_extract.node_setup import prepare_node
+from wsi_extract.node_start.prepare import prepare_node
 if __name__ == "__main__":
     prepare_node()
 import json, os, sys
@@ -76,9 +76,9 @@ def finish(process: subprocess.Popen[str]) -> Ended:
 
 def make_project(folder: Path) -> Project:
     """Write the program, its requirements.txt, and a package index of one package."""
-    (folder / "wsi_extract").mkdir(parents=True)
+    (folder / "wsi_extract" / "node_start").mkdir(parents=True)
     for name in MODULES:
-        shutil.copy(ROOT / "wsi_extract" / f"{name}.py", folder / "wsi_extract")
+        shutil.copy(ROOT / "wsi_extract" / f"{name}.py", folder / "wsi_extract" / f"{name}.py")
     (folder / "program.py").write_text(PROGRAM)
     (folder / "requirements.txt").write_text("tiny-thing>=1.0  # of no use\n")
     (folder / "index").mkdir()

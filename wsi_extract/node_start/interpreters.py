@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from wsi_extract.setup_commands import Commands, SetupError, explain
+from wsi_extract.node_start.commands import Commands, SetupError, explain
 
 MINORS = (12, 11, 13, 14)
 """Of Python 3, the one that most packages have been tried with first."""

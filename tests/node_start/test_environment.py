@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers_node_setup import ROOT, Ended, Project, finish, make_project, unpack_wheels, write_wheel
-from wsi_extract.requirements_check import read_requirements
-from wsi_extract.setup_commands import Commands, SetupError
-from wsi_extract.setup_environment import IMPORT_ALL, LOADER, NOT_FOR_US, import_all, isolated
-from wsi_extract.setup_folder import locked, private_folder
+from tests.node_start.helpers import ROOT, Ended, Project, finish, make_project, unpack_wheels, write_wheel
+from wsi_extract.node_start.commands import Commands, SetupError
+from wsi_extract.node_start.environment import IMPORT_ALL, LOADER, NOT_FOR_US, import_all, isolated
+from wsi_extract.node_start.folder import locked, private_folder
+from wsi_extract.node_start.requirements import read_requirements
 
 MAKING = "making an environment in"
-OLD_PYTHON = Path("/root/.pyenv/versions/3.8.18/bin/python")
+OLD_PYTHON = Path.home() / ".pyenv/versions/3.8.18/bin/python"
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_what_cannot_be_installed_is_said(project: Project) -> None:
 def test_a_disk_without_room_is_refused_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_extract.setup_folder.NEEDED_BYTES", 2**70)
+    monkeypatch.setattr("wsi_extract.node_start.folder.NEEDED_BYTES", 2**70)
     with pytest.raises(SetupError, match=r"GB are free, \d+\.\d GB are needed"):
         private_folder({"WSI_EXTRACT_ENV_DIR": str(tmp_path)}, digest="abc")
     complete = tmp_path / f"wsi_extract-{os.geteuid()}" / "abc" / "complete"
@@ -152,7 +152,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
 def test_without_a_home_and_a_temporary_folder_there_are_places_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_extract.setup_folder.NEEDED_BYTES", 2**70)
+    monkeypatch.setattr("wsi_extract.node_start.folder.NEEDED_BYTES", 2**70)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(SetupError) as caught:
         private_folder({}, digest="abc")
@@ -162,7 +162,7 @@ def test_without_a_home_and_a_temporary_folder_there_are_places_left(
         raise FileNotFoundError("No usable temporary directory found")
 
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
-    monkeypatch.setattr("wsi_extract.setup_folder.NEEDED_BYTES", 0)
+    monkeypatch.setattr("wsi_extract.node_start.folder.NEEDED_BYTES", 0)
     assert private_folder({}, digest="abc").parent == Path("/var/tmp")
 
 

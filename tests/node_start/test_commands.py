@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wsi_extract.setup_commands import Commands, SetupError
+from wsi_extract.node_start.commands import Commands, SetupError
 
 NO_NETWORK = "Failed to establish a new connection: [Errno -3] Temporary failure in name resolution"
 NO_NETWORK_WITH_PIP = (

@@ -18,7 +18,7 @@ from pathlib import Path
 EXIT_ENVIRONMENT = 2
 OLDEST_STARTING_PYTHON = (3, 8)
 N_PROBLEMS_SHOWN = 3
-REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 
 
 def prepare_node() -> None:
@@ -63,7 +63,7 @@ def _prepare() -> str:
         return f"this is Python {sys.version.split()[0]}; the program needs 3.11, and can help itself from 3.8 on."
     if not REQUIREMENTS.is_file():  # installed as a package: whoever did that has seen to the rest
         return ""
-    from wsi_extract.requirements_check import find_problems, read_requirements  # noqa: PLC0415
+    from wsi_extract.node_start.requirements import find_problems, read_requirements  # noqa: PLC0415
 
     try:
         problems = find_problems(read_requirements(REQUIREMENTS))
@@ -88,8 +88,8 @@ def _describe(problems: "list[str]") -> str:
 
 def _set_up(problems: "list[str]") -> str:
     """Go on here if that works, else in an environment of our own; return what went wrong."""
-    from wsi_extract.setup_commands import SetupError  # noqa: PLC0415
-    from wsi_extract.setup_environment import import_here, open_environment  # noqa: PLC0415
+    from wsi_extract.node_start.commands import SetupError  # noqa: PLC0415
+    from wsi_extract.node_start.environment import import_here, open_environment  # noqa: PLC0415
 
     try:
         reason = _shorten(problems) or import_here(REQUIREMENTS, say=_say)
@@ -104,7 +104,7 @@ def _set_up(problems: "list[str]") -> str:
 
 
 def _is_new_enough() -> bool:
-    from wsi_extract.requirements_check import LEAST_PYTHON  # noqa: PLC0415
+    from wsi_extract.node_start.requirements import LEAST_PYTHON  # noqa: PLC0415
 
     return sys.version_info >= LEAST_PYTHON
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from wsi_extract.setup_commands import SetupError
+from wsi_extract.node_start.commands import SetupError
 
 COMPLETE = "complete"
 """Name of the file beside the attempts at an environment that names the one that is complete."""
