@@ -48,8 +48,8 @@ $(VENV)/.run: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+# The pip that Python 3.11 brings fails on what Azure's and MLflow's libraries need together.
 $(VENV)/.dev: requirements-dev.txt requirements-azure.txt $(VENV)/.run
-	# The pip that Python 3.11 brings fails on what Azure's and MLflow's libraries need together.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
