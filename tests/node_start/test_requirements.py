@@ -83,6 +83,15 @@ def test_everything_missing_or_too_old_is_named(tmp_path: Path, monkeypatch: pyt
     ]
 
 
+def test_a_package_without_a_version_is_missing_by_the_backport_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("importlib_metadata")  # it answers for the library of Python from then on
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pretend_installed(tmp_path, "half-removed", None)
+    assert installed("half-removed") is None
+
+
 def test_another_build_of_the_same_modules_is_as_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in environments for training, which have opencv-python or mlflow."""
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
