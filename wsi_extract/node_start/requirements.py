@@ -92,8 +92,8 @@ def installed(name: str) -> tuple[str, str] | None:
     """Return name and version of an installed package, or of one that offers the same modules; ``None`` if absent."""
     for candidate in (name, *SAME.get(name, ())):
         try:
-            # What an interrupted installer leaves may be a folder without a version: None, or an error by the backport of
-            # this library, which takes over as soon as anybody has imported it.
+            # What an interrupted installer leaves may be a folder without a version: None, or an error by the backport
+            # of this library, which takes over as soon as anybody has imported it.
             version: str | None = Distribution.from_name(candidate).metadata["Version"]
         except (PackageNotFoundError, KeyError):
             continue
