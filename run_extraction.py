@@ -122,7 +122,7 @@ def extract(config: RunConfig, *, check_signals: Check) -> int:
         from wsi_extract.pipeline import run  # noqa: PLC0415
         from wsi_extract.tracking import open_tracker  # noqa: PLC0415
 
-    code_of_follower = executors.follow_if_follower(config)
+    code_of_follower = executors.follow_if_follower(config, stamp=utc_stamp)
     if code_of_follower is not None:
         return code_of_follower
     refuse_locked(config.output_dir)  # before a cluster is started

@@ -23,14 +23,16 @@ import sys
 import wsi_extract
 from pathlib import Path
 from wsi_extract.clusters import TlsFiles
+from wsi_extract.interrupts import stoppable
 from wsi_extract.node_follower import follow
 from wsi_extract.node_group import NodeGroup
 if __name__ == "__main__":
-    port, n_workers, join_timeout_s, version, *tls = sys.argv[1:]
+    host, port, n_workers, join_timeout_s, version, *tls = sys.argv[1:]
     wsi_extract.__version__ = version
-    group = NodeGroup(n_nodes=2, rank=1, master_host="127.0.0.1", port=int(port), join_timeout_s=int(join_timeout_s))
+    group = NodeGroup(n_nodes=2, rank=1, master_host=host, port=int(port), join_timeout_s=int(join_timeout_s))
     files = TlsFiles(ca_file=Path(tls[0]), cert=Path(tls[1]), key=Path(tls[2])) if tls else None
-    sys.exit(follow(group, n_workers=int(n_workers), memory_bytes=10**9, tls=files))
+    with stoppable():
+        sys.exit(follow(group, n_workers=int(n_workers), memory_bytes=10**9, tls=files))
 """
 
 
@@ -38,6 +40,7 @@ def start_follower(
     folder: Path,
     *,
     port: int,
+    host: str = "127.0.0.1",
     n_workers: int = 1,
     join_timeout_s: int = 60,
     version: str = wsi_extract.__version__,
@@ -48,7 +51,18 @@ def start_follower(
     files = [] if tls is None else [str(tls.ca_file), str(tls.cert), str(tls.key)]
     with log_path.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-c", FOLLOWER, str(port), str(n_workers), str(join_timeout_s), version, *files],
+            [
+                sys.executable,
+                "-u",
+                "-c",
+                FOLLOWER,
+                host,
+                str(port),
+                str(n_workers),
+                str(join_timeout_s),
+                version,
+                *files,
+            ],
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
@@ -66,8 +80,10 @@ class TwoNodes:
 
 
 @contextmanager
-def first_node(*, port: int, n_workers: int = 1, tls: TlsFiles | None = None) -> Iterator[Client]:
-    group = NodeGroup(n_nodes=2, rank=HOME, master_host="127.0.0.1", port=port)
+def first_node(
+    *, port: int, host: str = "127.0.0.1", n_workers: int = 1, tls: TlsFiles | None = None
+) -> Iterator[Client]:
+    group = NodeGroup(n_nodes=2, rank=HOME, master_host=host, port=port)
     with node_cluster(
         group, n_workers=n_workers, memory_bytes=MEMORY_BYTES, dashboard_address="127.0.0.1:0", tls=tls
     ) as client:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from pathlib import Path
 
 import pytest
 from distributed import Client
 
 from tests.helpers_nodes import free_port
-from tests.helpers_two_nodes import first_node
+from tests.helpers_two_nodes import first_node, start_follower
 from wsi_extract.node_cluster import call_roll, listening_host, software, wait_for_nodes
 from wsi_extract.node_group import HOME, NodeGroup
 
@@ -40,6 +42,33 @@ def test_only_the_loopback_device_is_open_on_the_loopback_device() -> None:
     with first_node(port=port) as client:
         addresses = [client.scheduler_info()["address"], *client.scheduler_info()["workers"]]
         assert {address.rpartition(":")[0] for address in addresses} == {"tcp://127.0.0.1"}
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        return probe.connect_ex(("::1", 1)) == errno.ECONNREFUSED
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="the kernel has no IPv6 here")
+def test_its_address_may_be_of_ipv6(tmp_path: Path) -> None:
+    port = free_port()
+    follower = start_follower(tmp_path, port=port, host="::1")
+    try:
+        with first_node(port=port, host="::1") as client:
+            client.wait_for_workers(2, timeout=60)
+            addresses = [client.scheduler_info()["address"], *client.scheduler_info()["workers"]]
+            assert {address.rpartition(":")[0] for address in addresses} == {"tcp://[::1]"}
+        assert follower.wait(30) == 0
+    finally:
+        follower.kill()
+
+
+def test_nodes_that_are_there_are_not_waited_for() -> None:
+    said: list[str] = []
+    group = NodeGroup(n_nodes=1, rank=HOME, master_host="127.0.0.1", port=free_port())
+    with first_node(port=group.port) as client:
+        wait_for_nodes(client, group, say=said.append)
+    assert said == []
 
 
 def test_nodes_that_are_missing_are_waited_for_and_named() -> None:

@@ -72,7 +72,7 @@ def test_a_node_that_comes_late_takes_its_share(tmp_path: Path) -> None:
         assert executor.n_workers == 2
     assert said == ["node 1 works with 1 workers"]
     assert follower.wait(30) == 0
-    assert follower.log.splitlines()[-2:] == ["node 1 of 2: the scheduler has gone", "node 1 of 2: done"]
+    assert follower.log.splitlines()[-2:] == ["node 1 of 2: the run has ended", "node 1 of 2: done"]
 
 
 def test_nodes_that_prove_who_they_are(tmp_path: Path) -> None:
@@ -148,7 +148,11 @@ def test_a_node_that_is_told_to_stop_leaves_no_process(tmp_path: Path) -> None:
         follower = start_follower(tmp_path, port=port)
         follower.wait_for("joined the run")
         os.kill(follower.process.pid, signal.SIGTERM)
-        follower.wait(30)
+        assert follower.wait(30) == 0
+        assert follower.log.splitlines()[-2:] == [
+            "node 1 of 2: told to stop; the run goes on without this node",
+            "node 1 of 2: done",
+        ]
         for _ in range(200):
             if len(client.scheduler_info()["workers"]) == 1:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from wsi_extract.executors import follow_if_follower, open_executor
 
 pytestmark = pytest.mark.xdist_group("several_nodes")
 SETTINGS: dict[str, Any] = {"patches_per_slide": 150, "patch_size": 64}
+STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ node 1 of 2: ")
 FIRST_ADDRESS, SECOND_ADDRESS = "10.213.77.1", "10.213.77.2"
 
 
@@ -62,6 +64,8 @@ def test_the_second_node_may_come_first(inputs: Inputs, alone: dict[str, bytes],
         assert "Traceback" not in first.log + second.log
         assert "distributed" not in first.log + second.log
         assert not list((tmp_path / "node-1-0" / "tmp").rglob("task-*"))
+        assert all(STAMPED.match(line) for line in second.log.splitlines())
+        assert "the run has ended" in second.log
 
 
 def test_a_node_that_does_not_come_in_time_is_not_waited_for(
@@ -104,12 +108,13 @@ def test_a_line_that_is_cut_costs_only_what_was_on_it(
     first_net, second_net = namespaces
     environment = {
         "MASTER_ADDR": FIRST_ADDRESS,
-        "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",
-        "WSI_EXTRACT_JOIN_TIMEOUT_S": "10",
+        "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",  # no less does: a second for each of its probes
+        "WSI_EXTRACT_JOIN_TIMEOUT_S": "3",
     }
     with job_in(tmp_path, inputs, **environment) as job:
-        second = job.start(1, prefix=("ip", "netns", "exec", second_net))
         first = job.start(0, prefix=("ip", "netns", "exec", first_net))
+        first.wait_for("waits up to 300 s for the other node")
+        second = job.start(1, prefix=("ip", "netns", "exec", second_net))
         until_s = time.monotonic() + 60
         while n_records(first) < 8:
             assert time.monotonic() < until_s, first.log
@@ -118,6 +123,7 @@ def test_a_line_that_is_cut_costs_only_what_was_on_it(
         assert (first.wait(), second.wait()) == (0, 0), first.log + second.log
         assert content_of(first.out) == alone
         assert "node 1 has gone" in first.log
+        assert "the node of rank 0 is out of reach" in second.log
         assert "Traceback" not in first.log + second.log
 
 

@@ -144,6 +144,30 @@ def test_a_full_disk_of_another_node_costs_that_node(executor: DaskExecutor, cap
     assert {result.value for result in executor.run(tasks_for(where, 12))} == {HOME}
 
 
+def lose_scratch(dask_worker: Any, lost: str = "/nonexistent/worker") -> str:
+    """Let a worker of the other node have no folder for its files; return the one it had."""
+    had: str = dask_worker.local_directory
+    if rank_of(dask_worker.name) == OTHER:
+        dask_worker.local_directory = lost
+    return had
+
+
+def test_a_node_without_scratch_costs_that_node(
+    executor: DaskExecutor, nodes: TwoNodes, inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    extract(inputs, tmp_path / "alone")
+    started_s = time.monotonic()
+    folders = nodes.client.run(lose_scratch)
+    try:
+        extract(inputs, tmp_path / "out", executor=executor)
+    finally:
+        for address, folder in folders.items():
+            nodes.client.run(lose_scratch, lost=folder, workers=[address])
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "alone")
+    assert "node 1 takes no further part" in caplog.text
+    assert time.monotonic() - started_s < 20
+
+
 def test_what_another_node_cannot_read_is_read_at_home(executor: DaskExecutor) -> None:
     results = list(executor.run(tasks_for(lose_line_of_other, 24)))
     assert sorted(result.value for result in results if isinstance(result.value, int)) == list(range(24))

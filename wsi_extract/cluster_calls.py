@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask.delayed import delayed
-from distributed import Client, Future, KilledWorker
+from distributed import Client, Future, KilledWorker, as_completed
 from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
 from wsi_extract.bundles import Bundle
@@ -97,6 +97,10 @@ class ClusterCalls:
         self._n_submitted += 1  # a task that is tried again is another one to Dask
         return f"{stage}-s{bundle[0].slide_ordinal:07d}-{self.token}", bundle[0].index, self._n_submitted
 
+    def arrivals(self) -> Any:
+        """Return what yields the calls that are added to it, as they end."""
+        return as_completed()
+
     def begin(self) -> None:
         """Note that from now on something is waited for."""
         self._last_arrival_s = self._last_workers_s = time.monotonic()
@@ -157,6 +161,8 @@ class ClusterCalls:
             When its result does not come.
         EnvironmentFaultError
             When the scheduler has gone, there are no workers, or a worker refuses to take part.
+        OSError
+            When the call itself failed with it, not the way to its result.
         """
         until_s = time.monotonic() + ANSWER_S
         while True:
@@ -169,6 +175,8 @@ class ClusterCalls:
             except (KilledWorker, EnvironmentFaultError):  # the second is an OSError as well, but that of a worker
                 raise
             except (TimeoutError, OSError) as error:
+                if future.status == "error":  # what the call itself raised: to ask again would bring it again
+                    raise
                 self.check_connection()
                 if time.monotonic() >= until_s:
                     raise ResultLostError from error

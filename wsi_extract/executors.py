@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -148,8 +148,13 @@ def _refuse_unfit_for_nodes(config: RunConfig) -> None:
         )
 
 
-def follow_if_follower(config: RunConfig) -> int | None:
+def follow_if_follower(config: RunConfig, *, stamp: Callable[[], str] = str) -> int | None:
     """Work for the node that carries out the run, and return the exit code; ``None`` when this is that node itself.
+
+    Parameters
+    ----------
+    stamp
+        Returns what the lines of a node begin with that works for another.
 
     Raises
     ------
@@ -168,6 +173,7 @@ def follow_if_follower(config: RunConfig) -> int | None:
         n_workers=n_workers,
         memory_bytes=machine.memory_per_worker_bytes(n_workers, asked_mb=config.worker_memory_mb),
         tls=_tls_files(config),
+        stamp=stamp,
     )
 
 

@@ -183,7 +183,8 @@ def nanny_options(*, memory_bytes: int, tls: TlsFiles | None) -> dict[str, Any]:
 def listening_host(master_host: str) -> str | None:
     """Return the address of this node that the others know it by, ``None`` when only listening everywhere will do.
 
-    A name that this node resolves to itself alone, as some systems do with their own, is no address for others.
+    A name that this node resolves to itself alone, as some systems do with their own, is no address for others. Those
+    of IPv6 are in brackets.
     """
     try:
         found = socket.getaddrinfo(master_host, None, type=socket.SOCK_STREAM)
@@ -199,7 +200,7 @@ def listening_host(master_host: str) -> str | None:
                 probe.bind((address, 0))
         except OSError:
             continue
-        return address
+        return f"[{address}]" if family == socket.AF_INET6 else address
     return None
 
 
@@ -256,15 +257,17 @@ def wait_for_nodes(client: Client, group: NodeGroup, *, say: Callable[[str], Non
         When the scheduler does not answer.
     """
     until_s = time.monotonic() + group.start_timeout_s
-    say(
-        f"waits up to {group.start_timeout_s} s for the other {group.n_nodes - 1} nodes, so that each fetches its share"
-    )
+    is_told = False
     while missing := sorted(set(range(group.n_nodes)) - call_roll(client).addresses.keys()):
         left_s = until_s - time.monotonic()
         if left_s <= 0:
             shown = ", ".join(map(str, missing[:N_SHOWN])) + (", ..." if len(missing) > N_SHOWN else "")
             say(f"begins without {len(missing)} of {group.n_nodes} nodes ({shown}); they may still join")
             return
+        if not is_told:
+            n_others = "the other node" if group.n_nodes == 2 else f"the other {group.n_nodes - 1} nodes"
+            say(f"waits up to {group.start_timeout_s} s for {n_others}, so that each fetches its share")
+            is_told = True
         time.sleep(min(LOOK_S, left_s))
 
 

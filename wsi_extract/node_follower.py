@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,7 @@ START_S = 300.0
 """How long workers may take to start: packages may come over the network."""
 CLOSE_S = 5.0
 """How long they may take to end."""
+MUTE = "something listens there, but does not answer; certificates belong on all nodes, or on none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class Follower:
     """Memory each worker may use."""
     tls: TlsFiles | None
     """What the nodes prove who they are with."""
+    stamp: Callable[[], str]
+    """Returns what its lines begin with."""
 
     @property
     def patience_s(self) -> float:
@@ -61,8 +66,12 @@ class Follower:
         return f"{protocol_of(self.tls)}://{f'[{host}]' if ':' in host else host}:{self.group.port}"
 
 
-def follow(group: NodeGroup, *, n_workers: int, memory_bytes: int, tls: TlsFiles | None = None) -> int:
+def follow(
+    group: NodeGroup, *, n_workers: int, memory_bytes: int, tls: TlsFiles | None = None, stamp: Callable[[], str] = str
+) -> int:
     """Work for the node of rank 0 until its scheduler has gone; return the exit code of this process, which is 0.
+
+    A signal ends it in good order, and with 0 as well: the run goes on without this node.
 
     Parameters
     ----------
@@ -72,11 +81,15 @@ def follow(group: NodeGroup, *, n_workers: int, memory_bytes: int, tls: TlsFiles
         Memory each of them may use.
     tls
         What the nodes prove who they are with.
+    stamp
+        Returns what lines begin with, as those of the run do.
     """
-    follower = Follower(group=group, n_workers=n_workers, memory_bytes=memory_bytes, tls=tls)
+    follower = Follower(group=group, n_workers=n_workers, memory_bytes=memory_bytes, tls=tls, stamp=stamp)
     try:
         with dask.config.set(node_settings()), dask_silenced():
             _follow(follower)
+    except KeyboardInterrupt:  # of any signal: see `wsi_extract.interrupts`
+        _say(follower, "told to stop; the run goes on without this node")
     except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the job
         _say(follower, f"cannot work for the run: {type(error).__name__}: {error}")
     _say(follower, "done")
@@ -86,47 +99,58 @@ def follow(group: NodeGroup, *, n_workers: int, memory_bytes: int, tls: TlsFiles
 def _follow(follower: Follower) -> None:
     """Wait for the scheduler, work until the workers have ended, and come back as long as it is there."""
     _say(follower, f"waits for the scheduler at {follower.scheduler}")
-    if not _wait_for_scheduler(follower.group, patience_s=follower.group.join_timeout_s):
+    if _wait_for_scheduler(follower, patience_s=follower.group.join_timeout_s) is not None:
         _say(follower, f"there was no scheduler for {follower.group.join_timeout_s} s: nothing to do")
         return
-    has_worked = is_told = False
+    has_worked, told = False, ""
     while True:
         difference = _difference(follower)
         if difference:
             _say(follower, f"not fit for this run: {difference}")
             return
+        trouble = MUTE if difference is None else ""
         if difference is not None:
-            has_worked = _serve(follower) or has_worked
-        elif not is_told:
-            _say(follower, "something listens there, but does not answer; certificates belong on all nodes, or on none")
-            is_told = True
+            n_joined, trouble = _serve(follower)
+            has_worked = has_worked or n_joined > 0
+        if trouble and trouble != told:
+            _say(follower, trouble)
+            told = trouble
         time.sleep(PAUSE_S)
-        if not _wait_for_scheduler(follower.group, patience_s=follower.patience_s, leave_if_refused=True):
-            _say(follower, "the scheduler has gone" if has_worked else "the scheduler has gone before it could join")
+        silence = _wait_for_scheduler(follower, patience_s=follower.patience_s, leave_if_refused=True)
+        if silence is not None:
+            _say(follower, _last_words(silence, has_worked=has_worked))
             return
 
 
+def _last_words(silence: OSError, *, has_worked: bool) -> str:
+    """Return what has become of the run, as far as can be told from how its scheduler does not answer."""
+    if silence.errno != errno.ECONNREFUSED:  # its node has gone, too
+        return "the node of rank 0 is out of reach: the run has ended, or the line is cut"
+    return "the run has ended" if has_worked else "the run has ended before this node could join"
+
+
 def _say(follower: Follower, text: str) -> None:
-    sys.stdout.write(f"node {follower.group.rank} of {follower.group.n_nodes}: {text}\n")
+    sys.stdout.write(f"{follower.stamp()}node {follower.group.rank} of {follower.group.n_nodes}: {text}\n")
     sys.stdout.flush()
 
 
-def _wait_for_scheduler(group: NodeGroup, *, patience_s: float, leave_if_refused: bool = False) -> bool:
-    """Return whether something listens there within the time; the name of its node may become known only later."""
+def _wait_for_scheduler(follower: Follower, *, patience_s: float, leave_if_refused: bool = False) -> OSError | None:
+    """Return when something listens there, or why nothing does; the name of its node may become known only later."""
     until_s = time.monotonic() + patience_s
     while True:
         try:
-            _knock(group)
+            _knock(follower)
         except OSError as error:
             if time.monotonic() >= until_s or (leave_if_refused and error.errno == errno.ECONNREFUSED):
-                return False
+                return error
         else:
-            return True
+            return None
         time.sleep(PAUSE_S)
 
 
-def _knock(group: NodeGroup) -> None:
-    socket.create_connection((group.master_host, group.port), timeout=ANSWER_S).close()
+def _knock(follower: Follower) -> None:
+    group = follower.group
+    socket.create_connection((group.master_host, group.port), timeout=min(ANSWER_S, follower.patience_s)).close()
 
 
 def _difference(follower: Follower) -> str | None:
@@ -138,7 +162,10 @@ def _difference(follower: Follower) -> str | None:
         client = Client(
             follower.scheduler, security=node_security(follower.tls), timeout=ANSWER_S, set_as_default=False
         )
-    except (OSError, TimeoutError, ValueError):
+    except (OSError, TimeoutError, ValueError, MemoryError):  # the last two: of bytes that are of another protocol
+        client = None
+    if client is None:
+        gc.collect()  # what could not connect closes itself then, and must not in the middle of the next one's start
         return None
     try:
         theirs = client.run_on_scheduler(software)
@@ -147,32 +174,33 @@ def _difference(follower: Follower) -> str | None:
     except Exception as error:  # noqa: BLE001  # of unpickling: anything
         return f"it does not understand the scheduler: {error}"
     finally:
-        client.close(timeout=CLOSE_S)
+        with suppress(OSError, TimeoutError):  # the answer is known
+            client.close(timeout=CLOSE_S)
     ours = software()
     different = [name for name in ours if theirs.get(name) != ours[name]]
     return ", ".join(f"{name} {ours[name]} here, {theirs.get(name)} on node 0" for name in different)
 
 
-def _serve(follower: Follower) -> bool:
-    """Run workers until they have ended or the scheduler has gone; return whether any has joined."""
+def _serve(follower: Follower) -> tuple[int, str]:
+    """Run workers until they have ended or the scheduler has gone; return how many have joined, and why others not."""
     with held(), workers_deaf_to_terminal(), silent_about_ports():
         runner = LoopRunner()
         runner.start()
     nannies: list[Nanny] = []
     try:
-        n_joined = int(sync(runner.loop, _start, follower, nannies))
+        n_joined, trouble = sync(runner.loop, _start, follower, nannies)
         if n_joined:
             _say(follower, f"joined the run at {follower.scheduler} with {n_joined} workers")
             sync(runner.loop, _wait_for_end, follower, nannies)
-        return n_joined > 0
+        return n_joined, trouble
     finally:
         with held():
             sync(runner.loop, _close, nannies)
             runner.stop()
 
 
-async def _start(follower: Follower, nannies: list[Nanny]) -> int:
-    """Start the workers and return how many have joined."""
+async def _start(follower: Follower, nannies: list[Nanny]) -> tuple[int, str]:
+    """Start the workers; return how many have joined, and why the first that has not did not."""
     options = nanny_options(memory_bytes=follower.memory_bytes, tls=follower.tls)
     nannies += [
         Nanny(
@@ -183,10 +211,19 @@ async def _start(follower: Follower, nannies: list[Nanny]) -> int:
         )
         for index in range(follower.n_workers)
     ]
-    started = await _unless_gone(
-        follower, asyncio.gather(*(nanny.start() for nanny in nannies), return_exceptions=True)
-    )
-    return sum(not isinstance(each, BaseException) for each in started or ())
+    work = asyncio.gather(*(nanny.start() for nanny in nannies), return_exceptions=True)
+    started = await _unless_gone(follower, work) or []
+    failed = [each for each in started if isinstance(each, BaseException)]
+    return len(started) - len(failed), _describe_failed(failed)
+
+
+def _describe_failed(failed: list[BaseException]) -> str:
+    if not failed:
+        return ""
+    error = failed[0]
+    while error.__cause__ is not None:  # what Dask makes of it says less
+        error = error.__cause__
+    return f"{len(failed)} workers have not started: {type(error).__name__}: {error}"
 
 
 async def _wait_for_end(follower: Follower, nannies: list[Nanny]) -> None:
@@ -199,9 +236,9 @@ async def _unless_gone(follower: Follower, work: asyncio.Future[list[Any]]) -> l
     A nanny that was just starting its worker anew would go on with that for ever.
     """
     silent_since_s: float | None = None
-    while not (await asyncio.wait({work}, timeout=LOOK_S))[0]:
+    while not (await asyncio.wait({work}, timeout=_pause_s(follower, is_silent=silent_since_s is not None)))[0]:
         try:
-            await asyncio.to_thread(_knock, follower.group)
+            await asyncio.to_thread(_knock, follower)
         except OSError as error:
             now_s = time.monotonic()
             silent_since_s = silent_since_s or now_s
@@ -211,6 +248,11 @@ async def _unless_gone(follower: Follower, work: asyncio.Future[list[Any]]) -> l
         else:
             silent_since_s = None
     return work.result()
+
+
+def _pause_s(follower: Follower, *, is_silent: bool) -> float:
+    """Return how long to wait until the scheduler is knocked at again."""
+    return PAUSE_S if is_silent else min(LOOK_S, follower.patience_s)
 
 
 async def _close(nannies: list[Nanny]) -> None:

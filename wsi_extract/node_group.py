@@ -55,7 +55,7 @@ def node_group(environ: Mapping[str, str]) -> NodeGroup | None:
     """
     if not environ.get(NODES) or (n_nodes := _number(environ, NODES, least=1, most=100_000)) == 1:
         return None
-    master_host = environ.get(MASTER_HOST, "").strip()
+    master_host = environ.get(MASTER_HOST, "").strip().removeprefix("[").removesuffix("]")  # of IPv6
     if not master_host:
         raise ConfigError(f"{NODES} is {n_nodes}, but {MASTER_HOST} does not say where the node of rank 0 is.", _REMEDY)
     rank_name = next((name for name in RANKS if environ.get(name)), None)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from distributed import Client, Future, KilledWorker, as_completed, performance_report
+from distributed import Client, Future, KilledWorker, performance_report
 
 from wsi_extract.blame import Blame, fault_of_death
 from wsi_extract.bundles import Bundle, Bundler
@@ -98,7 +98,8 @@ class DaskExecutor:
             When the scheduler or all workers are gone, or nothing moves any more.
         """
         placement = Placement(tasks, homes=self._homes, n_workers=self._sizes())
-        shift = Shift(placement=placement, bundler=Bundler(placement.take, n_workers=self.n_workers))
+        bundler = Bundler(placement.take, n_workers=self.n_workers)
+        shift = Shift(placement=placement, bundler=bundler, arrivals=self.calls.arrivals())
         client = self.calls.client
         try:
             self.calls.begin()
@@ -229,6 +230,7 @@ class DaskExecutor:
         """Return the results of tasks that came to an end; what other nodes complain about is tried again at home."""
         shift.bundler.learn(bundle, worked_s=report.worked_s)
         self._blame.note_end(bundle[-1])
+        n_refused = len(self._refused)
         results = []
         for task, (value, fault), fault_at_home in zip(bundle, report.outcomes, faults_at_home, strict=True):
             if fault is not None and self._is_of_node(task, fault, rank=report.rank):
@@ -237,6 +239,8 @@ class DaskExecutor:
                 results.append(TaskResult(task=task, fault=fault_at_home))
             else:
                 results.append(TaskResult(task=task, value=value, fault=fault))
+        if len(self._refused) > n_refused:
+            shift.next_look_s = 0.0  # a node on which all fails is soon done with whatever it is sent
         return results
 
     def _is_of_node(self, task: Task, fault: Fault, *, rank: int) -> bool:
@@ -261,7 +265,8 @@ class DaskExecutor:
     def _can_repeat(self, task: Task) -> bool:
         """Whether a worker comes to an end with a task that one has done before; nothing else is in flight."""
         run = self.calls.run_at_home if self.has_nodes else self.calls.run_anywhere
-        arrivals = as_completed([run((task,))])
+        arrivals = self.calls.arrivals()
+        arrivals.add(run((task,)))
         self.calls.wait(arrivals)
         try:
             self.calls.fetch(next(arrivals))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from distributed import Future, as_completed
+from distributed import Future
 
 from wsi_extract.bundles import Bundle, Bundler
 from wsi_extract.casualties import Casualties
@@ -45,7 +45,8 @@ class Shift:
 
     placement: Placement
     bundler: Bundler
-    arrivals: Any = field(default_factory=as_completed)
+    arrivals: Any
+    """Where calls come to an end, see `wsi_extract.cluster_calls.ClusterCalls.arrivals`."""
     in_flight: dict[Future[Any], Flight] = field(default_factory=dict)
     made: deque[Flight] = field(default_factory=deque)
     """What waits for its delivery."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.hang_watch import HangWatch
 from wsi_extract.model import Fault
 from wsi_extract.node_group import HOME, rank_of
-from wsi_extract.parcels import deliver, destination_of, moved_to, pack
+from wsi_extract.parcels import Destination, deliver, destination_of, moved_to, pack
 from wsi_extract.slides import SlideCache
 from wsi_extract.tasks import Task, TaskResult, attempt, keep_to_one_thread
 
@@ -124,18 +125,38 @@ def make_bundle(bundle: Bundle, plugin_name: str) -> Made:
     results: list[TaskResult] = []
     deliveries: list[Task | None] = []
     for task in bundle:
-        with tempfile.TemporaryDirectory(dir=worker.local_directory, prefix="task-") as folder:
-            result, delivery = _make(task, Path(folder), plugin=plugin)
+        result, delivery = _make(task, scratch=worker.local_directory, plugin=plugin)
         results.append(result)
         deliveries.append(delivery)
     report = _report(results, worked_s=time.monotonic() - started_s, rank=rank)
     return Made(report=report, deliveries=tuple(deliveries))
 
 
-def _make(task: Task, folder: Path, *, plugin: SlidesPlugin) -> tuple[TaskResult, Task | None]:
+def _make(task: Task, *, scratch: str, plugin: SlidesPlugin) -> tuple[TaskResult, Task | None]:
+    """Run a task in a folder of its own; return its result, and the task that delivers its files.
+
+    Whatever goes wrong with that folder is a fault as well: an error would be taken for one of the network.
+    """
     destination = destination_of(task.item)
     if destination is None:
         return attempt(task, plugin.slides, watch=plugin.watch), None
+    opening = attempt(replace(task, function=_open_folder, item=scratch), plugin.slides, watch=plugin.watch)
+    if opening.fault is not None:
+        return opening, None
+    assert isinstance(opening.value, Path)
+    try:
+        return _make_in(opening.value, task, destination=destination, plugin=plugin)
+    finally:
+        shutil.rmtree(opening.value, ignore_errors=True)
+
+
+def _open_folder(scratch: str, _slides: SlideCache) -> Path:
+    return Path(tempfile.mkdtemp(dir=scratch, prefix="task-"))
+
+
+def _make_in(
+    folder: Path, task: Task, *, destination: Destination, plugin: SlidesPlugin
+) -> tuple[TaskResult, Task | None]:
     result = attempt(replace(task, item=moved_to(task.item, folder)), plugin.slides, watch=plugin.watch)
     if result.fault is not None:
         return result, None
