@@ -37,6 +37,13 @@ def test_the_rank_is_that_of_the_node(changes: dict[str, str], rank: int) -> Non
     assert node_group({**TWO, **changes}) == NodeGroup(n_nodes=2, rank=rank, master_host="10.0.0.4", port=8786)
 
 
+@pytest.mark.parametrize("address", ["fd00::4", "[fd00::4]"])
+def test_addresses_of_ipv6_may_stand_in_brackets(address: str) -> None:
+    group = node_group({**TWO, "MASTER_ADDR": address})
+    assert group is not None
+    assert group.master_host == "fd00::4"
+
+
 def test_port_and_patience_can_be_set() -> None:
     patience = {"WSI_EXTRACT_JOIN_TIMEOUT_S": "5", "WSI_EXTRACT_START_TIMEOUT_S": "0"}
     group = node_group({**TWO, "WSI_EXTRACT_SCHEDULER_PORT": "1234", **patience})
