@@ -15,7 +15,7 @@ demo: $(VENV)/.run            ## generate slides, extract them, audit the result
 	$(BIN)/python -m wsi_extract verify $(DEMO)/out
 
 test: $(VENV)/.dev lint       ## format, lint, types, layers, tests
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n $$($(BIN)/python -c "import os; print(os.cpu_count() + 1)") --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.azure.emulator import TRIPLE, WORKSPACE_ID, AzureEmulator, EmulatedJob
 from tests.azure.helpers_job import EXACT_COMMAND, program
-from tests.azure.in_process import emulated_azure, write_settings
+from tests.azure.in_process import write_settings
 from tests.azure.messages import Json
 from tests.azure.repositories import (
     SECRET,
@@ -55,12 +54,6 @@ BODY: Json = {
     "jobType": "Command",
 }
 """What the required values come to."""
-
-
-@pytest.fixture
-def azure() -> Iterator[AzureEmulator]:
-    with emulated_azure() as emulated:
-        yield emulated
 
 
 def plan(config: Path, *, root: Path) -> JobPlan:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.azure.credential import Credential
 from tests.azure.emulator import TRIPLE, WORKSPACE_ID, AzureEmulator
 from tests.azure.helpers_job import plan_of
-from tests.azure.in_process import emulated_azure, write_settings
 from tests.azure.messages import Reply
 from tests.azure.workspace import Compute
-from wsi_extract.azure_job import service
 from wsi_extract.azure_job.job_plan import JobPlan
 from wsi_extract.azure_job.preflight import preflight
 from wsi_extract.azure_job.service_errors import UnreachableError
-from wsi_extract.azure_job.workspace import Workspace
 from wsi_extract.errors import PreflightError, ServiceError
 
 if TYPE_CHECKING:
@@ -27,20 +22,6 @@ if TYPE_CHECKING:
 
 # azure-ai-ml 1.35 is written for marshmallow 3, which announces what version 4 will change.
 pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
-
-
-@pytest.fixture
-def azure() -> Iterator[AzureEmulator]:
-    with emulated_azure() as emulated:
-        yield emulated
-
-
-@pytest.fixture
-def client(azure: AzureEmulator, tmp_path: Path) -> MLClient:
-    del azure
-    service.load_libraries()
-    path = write_settings(tmp_path / "ws.json")
-    return service.open_client(Credential(), config_path=path, workspace=Workspace(**TRIPLE))
 
 
 def plan(tmp_path: Path, *overrides: str, **keys: object) -> JobPlan:

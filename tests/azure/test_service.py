@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import pytest
 from tests.azure.credential import Credential
 from tests.azure.emulator import TRIPLE, AzureEmulator
 from tests.azure.helpers_job import PROGRAM_NAMES, plan_of
-from tests.azure.in_process import emulated_azure, write_settings
+from tests.azure.in_process import write_settings
 from tests.azure.messages import Json, Reply, Trouble
 from wsi_extract.azure_job import service
 from wsi_extract.azure_job.job_plan import JobPlan
@@ -29,19 +28,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
 
 WORKSPACE = Workspace(**TRIPLE)
-
-
-@pytest.fixture
-def azure() -> Iterator[AzureEmulator]:
-    with emulated_azure() as emulated:
-        yield emulated
-
-
-@pytest.fixture
-def client(azure: AzureEmulator, tmp_path: Path) -> MLClient:
-    del azure
-    service.load_libraries()
-    return service.open_client(Credential(), config_path=write_settings(tmp_path / "ws.json"), workspace=WORKSPACE)
 
 
 def plan(tmp_path: Path, *overrides: str, **keys: object) -> JobPlan:

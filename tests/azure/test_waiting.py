@@ -7,22 +7,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.azure.credential import Credential
 from tests.azure.emulator import TRIPLE, AzureEmulator
 from tests.azure.helpers_job import plan_of
-from tests.azure.in_process import emulated_azure, write_settings
 from tests.azure.messages import Reply, Trouble
 from wsi_extract.azure_job import service
 from wsi_extract.azure_job.service_errors import UnreachableError
 from wsi_extract.azure_job.snapshot import staged
 from wsi_extract.azure_job.waiting import JobEnd, Pace, wait_for
-from wsi_extract.azure_job.workspace import Workspace
 from wsi_extract.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -33,20 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallo
 
 FAST = Pace(first_s=0.001, longest_s=0.005, patience_s=0.2)
 LOG = "user_logs/std_log.txt"
-
-
-@pytest.fixture
-def azure() -> Iterator[AzureEmulator]:
-    with emulated_azure() as emulated:
-        yield emulated
-
-
-@pytest.fixture
-def client(azure: AzureEmulator, tmp_path: Path) -> MLClient:
-    del azure
-    service.load_libraries()
-    path = write_settings(tmp_path / "ws.json")
-    return service.open_client(Credential(), config_path=path, workspace=Workspace(**TRIPLE))
 
 
 @pytest.fixture
