@@ -99,7 +99,7 @@ def test_nobody_listens_there() -> None:
         existing_cluster("tcp://127.0.0.1:1", patience_s=1),
     ):
         pass
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 10
 
 
 def test_a_dashboard_listens_where_it_is_told_to_and_nothing_else_does() -> None:
