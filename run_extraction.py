@@ -116,11 +116,11 @@ def extract(config: RunConfig, *, check_signals: Check) -> int:
     _limit_native_threads()
     with held():  # libraries that are interrupted while they are loaded fail in ways of their own
         from wsi_extract import executors  # noqa: PLC0415  # heavy imports wait until the flags are known to be good
-        from wsi_extract.console import ConsoleReporter, make_console, utc_stamp  # noqa: PLC0415
-        from wsi_extract.folder_lock import refuse_locked  # noqa: PLC0415
-        from wsi_extract.heartbeat import beating  # noqa: PLC0415
+        from wsi_extract.console.heartbeat import beating  # noqa: PLC0415
+        from wsi_extract.console.reporters import ConsoleReporter, make_console, utc_stamp  # noqa: PLC0415
         from wsi_extract.pipeline import run  # noqa: PLC0415
-        from wsi_extract.tracking import open_tracker  # noqa: PLC0415
+        from wsi_extract.state.folder_lock import refuse_locked  # noqa: PLC0415
+        from wsi_extract.tracking.reporter import open_tracker  # noqa: PLC0415
 
     code_of_follower = executors.follow_if_follower(config, stamp=utc_stamp)
     if code_of_follower is not None:

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.results import BenchmarkResult, read_result
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.errors import InputError
-from wsi_extract.files import write_atomically
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 _MARK = re.compile(r"^<!-- (begin|end) ([a-z0-9_]+) -->$", re.MULTILINE)

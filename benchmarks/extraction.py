@@ -30,8 +30,8 @@ from benchmarks.scanned_slides import (
     default_folder,
     scanned_slide,
 )
-from wsi_extract.layout import PATCHES, PIXELS, split_folder
 from wsi_extract.model import Split
+from wsi_extract.state.layout import PATCHES, PIXELS, split_folder
 from wsi_extract.storage import PngEncoder, Store
 
 PACKAGES = ("numpy", "openslide-bin", "simplejpeg", "isal", "fpng", "opencv-python-headless", "zstandard", "pillow")

@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.ours import CATEGORY_NAMES
 from wsi_extract.index import IndexWriter, coco_dict, read_index
-from wsi_extract.layout import patch_file_name
 from wsi_extract.model import Split
-from wsi_extract.records import SCHEMA, BlockDocument, PatchEntry
+from wsi_extract.state.layout import patch_file_name
+from wsi_extract.state.records import SCHEMA, BlockDocument, PatchEntry
 
 PATCHES_PER_BLOCK = 1000
 PATCHES_PER_SLIDE = 10_000

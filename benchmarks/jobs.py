@@ -25,8 +25,8 @@ from benchmarks.processes import ProcessCost, run_measured
 from benchmarks.scanned_slides import DEFAULT_HEIGHT_PX, DEFAULT_WIDTH_PX, default_folder
 from wsi_extract.arrays import IntArray
 from wsi_extract.index import read_index
-from wsi_extract.layout import STATE, run_path, split_folder
 from wsi_extract.model import Split
+from wsi_extract.state.layout import STATE, run_path, split_folder
 
 PROGRAM = Path(__file__).resolve().parents[1] / "run_extraction.py"
 """What is measured: the checkout this benchmark belongs to."""

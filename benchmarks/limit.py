@@ -24,8 +24,8 @@ import tifffile
 
 from benchmarks.patch_list import PatchList, SlidePatches, read_patch_list
 from wsi_extract.arrays import IntArray, RgbImage
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.errors import ConfigError, InputError
-from wsi_extract.files import write_atomically
 from wsi_extract.storage import CodecName, PngEncoder
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.png import check_encoder, encode_png

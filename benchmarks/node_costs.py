@@ -24,8 +24,8 @@ from benchmarks.document import DOCUMENT, fill_sections
 from benchmarks.projection import CCMCT_BYTES, CCMCT_SLIDES, PATCH_PX, Scenario, ccmct_scenarios
 from benchmarks.results import BenchmarkResult, Table
 from wsi_extract.blocks import patches_per_block
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.errors import InputError
-from wsi_extract.files import write_atomically
 
 SECTION = "node_costs"
 JOBS: Mapping[str, str] = {

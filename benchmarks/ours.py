@@ -14,7 +14,9 @@ from wsi_extract.arrays import BoolImage, RgbImage
 from wsi_extract.blocks import patches_per_block
 from wsi_extract.geometry import Rect, Scale
 from wsi_extract.index import IndexWriter, SlideScene, write_scene
-from wsi_extract.layout import (
+from wsi_extract.model import AnnotationTable, OutputFrame, PatchKind, Split, TissueMask
+from wsi_extract.sampling.options import SamplingOptions
+from wsi_extract.state.layout import (
     COMPLETE,
     MANIFEST,
     patch_array_folder,
@@ -23,9 +25,7 @@ from wsi_extract.layout import (
     pixel_shard_path,
     scene_folder,
 )
-from wsi_extract.model import AnnotationTable, OutputFrame, PatchKind, Split, TissueMask
-from wsi_extract.records import SCHEMA, BlockDocument, PatchEntry
-from wsi_extract.sampling.options import SamplingOptions
+from wsi_extract.state.records import SCHEMA, BlockDocument, PatchEntry
 from wsi_extract.storage import Coverage, Store
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import (

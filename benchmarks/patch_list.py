@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsi_extract.arrays import IntArray
 from wsi_extract.dataset import open_dataset
-from wsi_extract.files import write_atomically
+from wsi_extract.disk.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

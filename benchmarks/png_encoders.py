@@ -29,9 +29,9 @@ from benchmarks.results import BenchmarkResult, Table, write_result
 from benchmarks.texture import TISSUE_GREY, TexturedSlide, make_textured_slide
 from benchmarks.timing import Case, measure
 from wsi_extract.arrays import RgbImage
-from wsi_extract.durable import Synchroniser
+from wsi_extract.disk.durable import Synchroniser
+from wsi_extract.disk.files import sha256_of
 from wsi_extract.errors import ConfigError
-from wsi_extract.files import sha256_of
 from wsi_extract.storage import PngEncoder
 from wsi_extract.stores.png import check_encoder, decode_png, encode_png, write_patches
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from benchmarks.report import markdown_table
+from wsi_extract.disk.files import pretty_json, write_atomically
 from wsi_extract.errors import InputError
-from wsi_extract.files import pretty_json, write_atomically
 
 SCHEMA = 1
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"

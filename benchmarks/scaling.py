@@ -30,8 +30,8 @@ from benchmarks.jobs import (
 from benchmarks.report import environment_line
 from benchmarks.results import BenchmarkResult, Json, Table, write_result
 from benchmarks.scanned_slides import annotations_of, scanned_slide
-from wsi_extract.schedule import dask_executor, local_cluster
-from wsi_extract.slides import SlideCache
+from wsi_extract.cluster.schedule import dask_executor, local_cluster
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Executor, Task
 
 PACKAGES = ("dask", "distributed", "numpy", "simplejpeg", "isal", "openslide-bin", "zstandard")

@@ -30,7 +30,7 @@ from benchmarks.texture import (
     Noise,
 )
 from wsi_extract.arrays import RgbImage
-from wsi_extract.files import atomic_writer
+from wsi_extract.disk.files import atomic_writer
 from wsi_extract.synthetic import HeSlideSpec, compose_scene
 from wsi_extract.synthetic.bands import draw_band
 from wsi_extract.synthetic.scene import Scene

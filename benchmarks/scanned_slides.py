@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.scanned_pixels import write_scanned_slide
 from benchmarks.texture import JPEG_QUALITY
-from wsi_extract.files import atomic_writer
+from wsi_extract.disk.files import atomic_writer
 from wsi_extract.synthetic import (
     DEMO_CLASSES,
     AnnotatedSlide,

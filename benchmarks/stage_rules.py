@@ -43,37 +43,39 @@ RULES: tuple[tuple[Stage, tuple[str, ...]], ...] = (
     (Stage.START, ("<frozen importlib._bootstrap>:", "python:start", "run_extraction.py:read_settings")),
     (Stage.SURVEY, (f"{_PACKAGE}survey.py:",)),
     (Stage.FINISH, (f"{_PACKAGE}finish.py:", f"{_PACKAGE}publish.py:", f"{_PACKAGE}splits/leakage.py:")),
-    (Stage.PREPARE, (f"{_PACKAGE}gather.py:", f"{_PACKAGE}claim.py:", f"{_PACKAGE}preflight.py:")),
+    (Stage.PREPARE, (f"{_PACKAGE}gather.py:", f"{_PACKAGE}state/claim.py:", f"{_PACKAGE}preflight.py:")),
     (Stage.STAIN, (f"{_PACKAGE}stain/",)),
-    (
-        Stage.DECODE,
-        tuple(
-            f"{_PACKAGE}{name}.py:" for name in ("tiled_jpeg", "jpeg_tiles", "opened_slide", "slides", "slide_files")
-        ),
-    ),
-    (Stage.DIGEST, (f"{_PACKAGE}files.py:sha256_of", "line:self._digest.update")),
+    (Stage.DECODE, (f"{_PACKAGE}slides/",)),
+    (Stage.DIGEST, (f"{_PACKAGE}disk/files.py:sha256_of", "line:self._digest.update")),
     (Stage.ENCODE, (f"{_PACKAGE}stores/png.py:encode_png", f"{_PACKAGE}stores/codecs.py:")),
     (Stage.LABEL, (f"{_PACKAGE}targets.py:",)),
     (
         Stage.RECORD,
-        (f"{_PACKAGE}extract.py:_describe", f"{_PACKAGE}records.py:", f"{_PACKAGE}files.py:write_atomically"),
+        (
+            f"{_PACKAGE}extract.py:_describe",
+            f"{_PACKAGE}state/records.py:",
+            f"{_PACKAGE}disk/files.py:write_atomically",
+        ),
     ),
     (
         Stage.SYNC,
         (
-            f"{_PACKAGE}durable.py:",
-            *(f"{_PACKAGE}files.py:{name}" for name in ("_RenamedFiles.publish", "commit_together")),
+            f"{_PACKAGE}disk/durable.py:",
+            *(f"{_PACKAGE}disk/files.py:{name}" for name in ("_RenamedFiles.publish", "commit_together")),
         ),
     ),
     (
         Stage.CUT,
         (f"{_PACKAGE}extract.py:read_patches", f"{_PACKAGE}windows.py:", f"{_PACKAGE}resample.py:"),
     ),
-    (Stage.WRITE, (f"{_PACKAGE}stores/", f"{_PACKAGE}files.py:")),
+    (Stage.WRITE, (f"{_PACKAGE}stores/", f"{_PACKAGE}disk/files.py:")),
     (
         Stage.SCHEDULE,
         (
-            *(f"{_PACKAGE}{name}.py:" for name in ("extraction", "survey_loop", "tasks", "pipeline", "console")),
+            *(
+                f"{_PACKAGE}{name}"
+                for name in ("extraction.py:", "survey_loop.py:", "tasks.py:", "pipeline.py:", "console/")
+            ),
             "run_extraction.py:",
         ),
     ),
@@ -103,7 +105,7 @@ class StageTimes:
 def stage_of(stack: str) -> Stage:
     """Return the stage a stack belongs to.
 
-    >>> stage_of("/x/run_extraction.py:main;/x/wsi_extract/survey.py:survey_slide;/x/wsi_extract/slides.py:read_region")
+    >>> stage_of("/x/wsi_extract/survey.py:survey_slide;/x/wsi_extract/slides/open_slides.py:read_overview")
     <Stage.SURVEY: 'survey'>
     """
     frames = stack.split(SEPARATOR)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from wsi_extract.arrays import IntArray, RgbImage
 from wsi_extract.errors import InputError
 from wsi_extract.model import SlideFile
-from wsi_extract.slides import OpenedSlide
+from wsi_extract.slides.open_slides import OpenedSlide
 from wsi_extract.synthetic import HeSlideSpec, compose_scene
 from wsi_extract.synthetic.bands import draw_band
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.helpers_run import extract, make_inputs
-from wsi_extract.layout import DASK_REPORT, OWNED, lock_path
+from wsi_extract.state.layout import DASK_REPORT, OWNED, lock_path
 from wsi_extract.storage import Store
 
 BROKEN_NAME = "broken.svs"

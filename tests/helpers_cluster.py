@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from wsi_extract.schedule import TlsFiles
+from wsi_extract.cluster.schedule import TlsFiles
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 20.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.helpers_run import Inputs, extract, make_inputs
 from wsi_extract.dataset import PatchDataset, open_dataset
-from wsi_extract.layout import patch_array_folder, pixel_image_folder, split_folder
+from wsi_extract.state.layout import patch_array_folder, pixel_image_folder, split_folder
 from wsi_extract.storage import Store
 from wsi_extract.tasks import Executor
 

@@ -12,12 +12,12 @@ from typing import Any
 from distributed import KilledWorker
 from distributed.core import Status
 
-from wsi_extract.bundles import Bundle
-from wsi_extract.cluster_calls import DELIVERY, ResultLostError
+from wsi_extract.cluster.bundles import Bundle
+from wsi_extract.cluster.cluster_calls import DELIVERY, ResultLostError
+from wsi_extract.cluster.node_group import HOME, rank_of, worker_name
+from wsi_extract.cluster.worker_calls import Report
 from wsi_extract.model import Fault, FaultClass
-from wsi_extract.node_group import HOME, rank_of, worker_name
 from wsi_extract.tasks import Task
-from wsi_extract.worker_calls import Report
 
 GIVE_UP_S = 30.0
 END_S = 20_000.0
@@ -125,7 +125,7 @@ class Trouble:
 
 
 class FakeCluster:
-    """Stands in for `wsi_extract.cluster_calls.ClusterCalls`, with all that lies behind it."""
+    """Stands in for `wsi_extract.cluster.cluster_calls.ClusterCalls`, with all that lies behind it."""
 
     def __init__(self, *, n_workers: Sequence[int], seed: int, trouble: Trouble) -> None:
         self.random = random.Random(seed)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.model import SlideFile, SlideInfo
-from wsi_extract.slides import describe_slide
+from wsi_extract.slides.open_slides import describe_slide
 
 PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH, TILE_BYTE_COUNTS, JPEG_TABLES = 262, 322, 323, 325, 347
 _APP0, _APP14 = b"\xff\xe0", b"\xff\xee"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from wsi_extract.model import SlideInfo
-from wsi_extract.opened_slide import OpenedSlide
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.slides import SlideCache
-from wsi_extract.tiled_jpeg import PixelMap
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.slides.opened_slide import OpenedSlide
+from wsi_extract.slides.tiled_jpeg import PixelMap
 
 OPENSLIDE = ReaderChoice()
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from tests.helpers_slides import write_ramp_slide
 from wsi_extract.config import RunConfig, load_config
-from wsi_extract.console import SilentReporter
+from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.geometry import Rect
 from wsi_extract.pipeline import RunResult, run
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.synthetic import AnnotatedSlide, AnnotationRow, write_coco, write_sliderunner
 from wsi_extract.tasks import Executor, SerialExecutor, Task, TaskResult
 

@@ -13,19 +13,19 @@ from distributed import Client
 
 import wsi_extract
 from tests.helpers_nodes import ROOT, Node, free_port
-from wsi_extract.clusters import TlsFiles
-from wsi_extract.node_cluster import node_cluster
-from wsi_extract.node_group import HOME, NodeGroup
+from wsi_extract.cluster.clusters import TlsFiles
+from wsi_extract.cluster.node_cluster import node_cluster
+from wsi_extract.cluster.node_group import HOME, NodeGroup
 
 MEMORY_BYTES = 10**9
 FOLLOWER = """
 import sys
 import wsi_extract
 from pathlib import Path
-from wsi_extract.clusters import TlsFiles
+from wsi_extract.cluster.clusters import TlsFiles
 from wsi_extract.interrupts import stoppable
-from wsi_extract.node_follower import follow
-from wsi_extract.node_group import NodeGroup
+from wsi_extract.cluster.node_follower import follow
+from wsi_extract.cluster.node_group import NodeGroup
 if __name__ == "__main__":
     host, port, n_workers, join_timeout_s, version, *tls = sys.argv[1:]
     wsi_extract.__version__ = version

@@ -10,15 +10,15 @@ from typing import Any, cast
 import numpy as np
 
 from wsi_extract.config import RunConfig
-from wsi_extract.console import SilentReporter
+from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.content_digest import with_own_digest
-from wsi_extract.files import pretty_json, sha256_of, sha256_of_file
-from wsi_extract.layout import MANIFEST, instances_name, plan_path, record_path, survey_path
+from wsi_extract.disk.files import pretty_json, sha256_of, sha256_of_file
 from wsi_extract.model import Split
 from wsi_extract.pipeline import run
-from wsi_extract.record_files import encode_record
-from wsi_extract.records import encode_document, read_document
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.layout import MANIFEST, instances_name, plan_path, record_path, survey_path
+from wsi_extract.state.record_files import encode_record
+from wsi_extract.state.records import encode_document, read_document
 from wsi_extract.synthetic import (
     DEMO_CLASSES,
     AnnotatedSlide,

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from tests.helpers_verify import Json, edit_coco, edit_json, edit_record, patch_paths, rewrite_columns
-from wsi_extract.layout import MANIFEST, instances_name, record_path
 from wsi_extract.model import Split
+from wsi_extract.state.layout import MANIFEST, instances_name, record_path
 
 Damage = Callable[[Path], object]
 

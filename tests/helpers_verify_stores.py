@@ -15,9 +15,11 @@ from tests.helpers_run import CLASSES, Inputs
 from tests.helpers_slides import write_ramp_slide
 from tests.helpers_verify import Json, edit_json, edit_survey, rewrite_columns
 from tests.helpers_verify_damage import Damage
-from wsi_extract.files import sha256_of_file, sha256_of_tree
+from wsi_extract.disk.files import sha256_of_file, sha256_of_tree
 from wsi_extract.geometry import Rect
-from wsi_extract.layout import (
+from wsi_extract.model import Split
+from wsi_extract.pixels import encode_pixel_document, read_pixel_document
+from wsi_extract.state.layout import (
     INDEX,
     MANIFEST,
     index_folder,
@@ -28,10 +30,8 @@ from wsi_extract.layout import (
     record_path,
     scene_folder,
 )
-from wsi_extract.model import Split
-from wsi_extract.pixels import encode_pixel_document, read_pixel_document
-from wsi_extract.plans import digest_of_coverage
-from wsi_extract.records import encode_document, read_document
+from wsi_extract.state.plans import digest_of_coverage
+from wsi_extract.state.records import encode_document, read_document
 from wsi_extract.stores.arrays import read_array, write_array
 from wsi_extract.stores.codecs import checksum_of
 from wsi_extract.stores.shards import ShardReader, write_shard

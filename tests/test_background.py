@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract import background
-from wsi_extract.background import MAX_WAITING, BackgroundSender
+from wsi_extract.tracking import background
+from wsi_extract.tracking.background import MAX_WAITING, BackgroundSender
 
 Target = list[object]
 

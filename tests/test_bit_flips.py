@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers_bit_flips import committed_files, flipped, make_tiny_dataset
-from wsi_extract.layout import ERRORS, INDEX, MANIFEST, SLIDES_TABLE, STATE
+from wsi_extract.state.layout import ERRORS, INDEX, MANIFEST, SLIDES_TABLE, STATE
 from wsi_extract.storage import Store
 from wsi_extract.verify import audit
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from wsi_extract.arrays import RgbImage
-from wsi_extract.files import is_temporary
-from wsi_extract.records import SCHEMA, BlockDocument, PatchEntry
+from wsi_extract.disk.files import is_temporary
+from wsi_extract.state.records import SCHEMA, BlockDocument, PatchEntry
 from wsi_extract.storage import CodecName, PngEncoder, Store
 from wsi_extract.stores.block_files import BlockTarget, ShardPlace, files_of_block, write_block_files
 from wsi_extract.stores.codecs import PixelCodec

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract.bundles import BUNDLE_S, MAX_TASKS, Bundle, Bundler
-from wsi_extract.slides import SlideCache
+from wsi_extract.cluster.bundles import BUNDLE_S, MAX_TASKS, Bundle, Bundler
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract.casualties import LOSS_S, SURE_LOSS_S, Casualties, Casualty
-from wsi_extract.slides import SlideCache
+from wsi_extract.cluster.casualties import LOSS_S, SURE_LOSS_S, Casualties, Casualty
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from tests.test_fault_records import fault_of
-from wsi_extract.claim import check_folder, claim_folder, is_unclaimed, known_stain_target
+from wsi_extract.disk.files import temporary_beside
 from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError
-from wsi_extract.fault_records import note_fault, slides_at_fault
-from wsi_extract.files import temporary_beside
-from wsi_extract.folder_lock import locked, refuse_locked
-from wsi_extract.layout import (
+from wsi_extract.model import Split
+from wsi_extract.state.claim import check_folder, claim_folder, is_unclaimed, known_stain_target
+from wsi_extract.state.fault_records import note_fault, slides_at_fault
+from wsi_extract.state.folder_lock import locked, refuse_locked
+from wsi_extract.state.layout import (
     MANIFEST,
     patch_shard_path,
     pixel_record_path,
@@ -28,7 +29,6 @@ from wsi_extract.layout import (
     slide_manifest_path,
     survey_path,
 )
-from wsi_extract.model import Split
 
 
 def describe(**changes: Any) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.test_claim import describe
-from wsi_extract.claim import claim_folder
-from wsi_extract.clearing import delete_output, unfinish
-from wsi_extract.layout import run_path
+from wsi_extract.state.claim import claim_folder
+from wsi_extract.state.clearing import delete_output, unfinish
+from wsi_extract.state.layout import run_path
 
 
 def test_nothing_looks_finished_at_any_moment_of_taking_a_folder_up_again(

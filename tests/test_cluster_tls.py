@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.helpers_cluster import make_tls, other_cluster
+from wsi_extract.cluster.schedule import TlsFiles, dask_executor, existing_cluster
 from wsi_extract.errors import ConfigError, EnvironmentFaultError
-from wsi_extract.schedule import TlsFiles, dask_executor, existing_cluster
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
 
 pytestmark = [

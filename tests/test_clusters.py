@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from tests.helpers_cluster import ROOT, Started, other_cluster, start_scheduler, start_worker
-from wsi_extract.clusters import DASK_SETTINGS
+from wsi_extract.cluster.clusters import DASK_SETTINGS
+from wsi_extract.cluster.schedule import dask_executor, existing_cluster, local_cluster, warning_about
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.schedule import dask_executor, existing_cluster, local_cluster, warning_about
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task, TaskResult
 
 pytestmark = pytest.mark.xdist_group("dask")

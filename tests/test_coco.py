@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from wsi_extract.coco import CocoCounts, open_coco, write_coco
-from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
+from wsi_extract.state.records import BlockDocument, LabelEntry, PatchEntry
 
 CATEGORIES = {1: "mitotic figure", 2: "mitotic figure look-alike"}
 Bbox = tuple[float, float, float, float]

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from tests.helpers_run import MEMORY_BYTES, Inputs, make_config, make_inputs
-from wsi_extract.console import MAX_SLIDES_SHOWN, ConsoleReporter, SilentReporter
+from wsi_extract.console.reporters import MAX_SLIDES_SHOWN, ConsoleReporter, SilentReporter
 from wsi_extract.pipeline import run
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import SerialExecutor
 
 

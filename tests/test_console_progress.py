@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.helpers_run import Inputs, make_config
-from wsi_extract import console_progress
-from wsi_extract.console import MAX_FAULTS_SHOWN, ConsoleReporter, make_console, utc_stamp
-from wsi_extract.console_progress import BarDisplay, LogDisplay, Stage
-from wsi_extract.heartbeat import beating
+from wsi_extract.console import progress as console_progress
+from wsi_extract.console.heartbeat import beating
+from wsi_extract.console.progress import BarDisplay, LogDisplay, Stage
+from wsi_extract.console.reporters import MAX_FAULTS_SHOWN, ConsoleReporter, make_console, utc_stamp
 from wsi_extract.in_work import SlidesInWork
 from wsi_extract.model import Fault, FaultClass
 from wsi_extract.pace import WINDOW_S, Pace, describe_seconds

@@ -27,14 +27,14 @@ from tests.helpers_run import (
 )
 from tests.test_failures import damage
 from wsi_extract.content_digest import content_digest, digests_of_documents, with_own_digest
+from wsi_extract.disk.files import canonical_json, sha256_of
 from wsi_extract.errors import EnvironmentFaultError, IntegrityError
-from wsi_extract.fault_records import read_faults
-from wsi_extract.files import canonical_json, sha256_of
-from wsi_extract.layout import record_path, slide_manifest_path
 from wsi_extract.model import Split
-from wsi_extract.records import encode_document, read_document
-from wsi_extract.slide_manifests import read_slide_manifest
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.fault_records import read_faults
+from wsi_extract.state.layout import record_path, slide_manifest_path
+from wsi_extract.state.records import encode_document, read_document
+from wsi_extract.state.slide_manifests import read_slide_manifest
 from wsi_extract.tasks import SerialExecutor, Task, TaskResult
 from wsi_extract.verify import audit
 

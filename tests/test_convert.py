@@ -23,9 +23,9 @@ from wsi_extract.__main__ import main
 from wsi_extract.blocks import block_ranges, patches_per_block
 from wsi_extract.convert.blocks import place_of
 from wsi_extract.convert.destination import UNFINISHED
-from wsi_extract.layout import patch_shard_path, record_path
 from wsi_extract.model import Split
-from wsi_extract.records import read_document
+from wsi_extract.state.layout import patch_shard_path, record_path
+from wsi_extract.state.records import read_document
 from wsi_extract.verify import audit, compare
 
 

@@ -15,12 +15,12 @@ from tests.helpers_run import copy_inputs, extract, read_manifest
 from wsi_extract.__main__ import main
 from wsi_extract.convert.destination import UNFINISHED
 from wsi_extract.convert.options import ConvertRequest
+from wsi_extract.disk.files import pretty_json
 from wsi_extract.errors import ConfigError, EnvironmentFaultError, InputError, IntegrityError
-from wsi_extract.files import pretty_json
-from wsi_extract.folder_lock import locked
-from wsi_extract.layout import patch_shard_path, record_path, split_folder
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument, encode_document, read_document
+from wsi_extract.state.folder_lock import locked
+from wsi_extract.state.layout import patch_shard_path, record_path, split_folder
+from wsi_extract.state.records import BlockDocument, encode_document, read_document
 from wsi_extract.storage import Store
 from wsi_extract.verify import audit
 

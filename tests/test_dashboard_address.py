@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from wsi_extract.dashboard_address import describe_dashboard
+from wsi_extract.console.dashboard_address import describe_dashboard
 
 HERE = "http://127.0.0.1:8787/status"
 SSH = {"SSH_CONNECTION": "10.0.0.9 51234 10.0.0.4 22", "USER": "ada"}

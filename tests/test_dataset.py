@@ -28,8 +28,8 @@ from tests.helpers_dataset import (
 from tests.helpers_index import make_index
 from tests.helpers_run import make_dataset, read_coco
 from wsi_extract.dataset import NameLookup, PatchDataset, open_dataset
+from wsi_extract.disk.files import sha256_of
 from wsi_extract.errors import InputError, IntegrityError
-from wsi_extract.files import sha256_of
 from wsi_extract.model import PatchKind
 from wsi_extract.storage import Store
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers_run import Inputs, make_inputs, read_manifest
-from wsi_extract.folder_lock import ended_hard
+from wsi_extract.cluster.schedule import dask_executor, local_cluster
 from wsi_extract.gather import read_all_series
-from wsi_extract.schedule import dask_executor, local_cluster
+from wsi_extract.state.folder_lock import ended_hard
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLY = """

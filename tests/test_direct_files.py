@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from wsi_extract import direct_files, staging
-from wsi_extract.durable import remove_tree
-from wsi_extract.files import atomic_writer, open_batch, scratch_for, write_atomically
-from wsi_extract.mounts import COMMIT_VARIABLE
+from wsi_extract.disk import direct_files, staging
+from wsi_extract.disk.durable import remove_tree
+from wsi_extract.disk.files import atomic_writer, open_batch, scratch_for, write_atomically
+from wsi_extract.disk.mounts import COMMIT_VARIABLE
 
 
 @pytest.fixture(autouse=True)
@@ -157,8 +157,8 @@ def test_a_full_scratch_is_named_and_not_the_output(tmp_path: Path) -> None:
     script = """
 import resource, signal, sys
 from pathlib import Path
-from wsi_extract import staging
-from wsi_extract.files import open_batch, write_atomically
+from wsi_extract.disk import staging
+from wsi_extract.disk.files import open_batch, write_atomically
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 staging.MEMORY_BYTES = 1000

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tests.helpers_jpeg_slides import texture
 from wsi_extract.arrays import RgbImage
-from wsi_extract.direct_proof import N_JUNCTIONS, N_MISSING, SIDE_PX, choose_places, find_difference
 from wsi_extract.errors import SlideError
-from wsi_extract.jpeg_tiles import JpegTiles
+from wsi_extract.slides.direct_proof import N_JUNCTIONS, N_MISSING, SIDE_PX, choose_places, find_difference
+from wsi_extract.slides.jpeg_tiles import JpegTiles
 
 Reader = Callable[[int, int], RgbImage]
 

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from wsi_extract import direct_files
-from wsi_extract.direct_files import write_staged
+from wsi_extract.disk import direct_files
+from wsi_extract.disk.direct_files import write_staged
+from wsi_extract.disk.files import open_batch, write_atomically
+from wsi_extract.disk.kernel_names import hold_name, is_name_held, name_for, turn_at
+from wsi_extract.disk.mounts import COMMIT_VARIABLE
+from wsi_extract.disk.staging import Stage
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.files import open_batch, write_atomically
-from wsi_extract.kernel_names import hold_name, is_name_held, name_for, turn_at
-from wsi_extract.mounts import COMMIT_VARIABLE
-from wsi_extract.staging import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF = """
 import os, sys, time
 from pathlib import Path
-from wsi_extract import direct_files
-from wsi_extract.files import open_batch
+from wsi_extract.disk import direct_files
+from wsi_extract.disk.files import open_batch
 
 def half(descriptor, chunks, synchroniser):
     os.write(descriptor, next(iter(chunks))[:10])

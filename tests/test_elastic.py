@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import ElasticExecutor, SerialExecutor, Task, TaskResult, n_workers_used
 
 WORK_S = 0.01

@@ -16,7 +16,6 @@ from wsi_extract.blocks import cut_blocks
 from wsi_extract.errors import IntegrityError, SlideError
 from wsi_extract.extract import ExtractJob, extract_block
 from wsi_extract.geometry import Rect, Scale
-from wsi_extract.layout import record_path
 from wsi_extract.model import (
     NO_ANCHOR,
     AnnotationTable,
@@ -28,8 +27,9 @@ from wsi_extract.model import (
     SlidePlan,
 )
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.records import BlockDocument, encode_document, read_document, read_document_with_digest
-from wsi_extract.slides import SlideCache, describe_slide
+from wsi_extract.slides.open_slides import SlideCache, describe_slide
+from wsi_extract.state.layout import record_path
+from wsi_extract.state.records import BlockDocument, encode_document, read_document, read_document_with_digest
 from wsi_extract.storage import CodecName, Store
 from wsi_extract.stores.block_files import BlockTarget
 from wsi_extract.stores.codecs import PixelCodec

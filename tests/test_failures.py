@@ -24,7 +24,7 @@ from tests.helpers_run import (
 )
 from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError, SplitError
 from wsi_extract.model import Fault, FaultClass
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import SerialExecutor, Task, TaskResult
 from wsi_extract.verify import audit, compare
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi_extract.disk.files import temporary_beside
 from wsi_extract.errors import IntegrityError
-from wsi_extract.fault_records import (
+from wsi_extract.model import Fault, FaultClass
+from wsi_extract.state.fault_records import (
     FaultRecord,
     forget_fault,
     have_workers_died,
@@ -20,9 +22,7 @@ from wsi_extract.fault_records import (
     read_faults,
     slides_at_fault,
 )
-from wsi_extract.files import temporary_beside
-from wsi_extract.layout import fault_path
-from wsi_extract.model import Fault, FaultClass
+from wsi_extract.state.layout import fault_path
 
 
 def fault_of(slide_id: str, *, message: str = "cannot read", n_attempts: int = 1) -> Fault:

@@ -17,7 +17,7 @@ from tests.faults.power_loss import Disk, Loss
 from tests.faults.recorder import Event, Recording, read_recording, snapshot
 from tests.faults.roles import role_of_file, role_of_folder
 from tests.helpers_run import make_dataset
-from wsi_extract.files import open_batch, write_atomically
+from wsi_extract.disk.files import open_batch, write_atomically
 
 CREATED = (Event(kind="create", path="a"), Event(kind="write", path="a", data=b"12345678"))
 SYNCED = (Event(kind="sync_begin", path="a", offset=1), Event(kind="sync_end", path="a", offset=1))

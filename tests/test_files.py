@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract.durable import Synchroniser
-from wsi_extract.files import (
+from wsi_extract.disk.durable import Synchroniser
+from wsi_extract.disk.files import (
     TEMPORARY_SUFFIX,
     atomic_writer,
     canonical_json,
@@ -176,7 +176,7 @@ def test_the_writer_synchronises_itself_where_no_thread_is_granted(
             started.append(self)
             super().start()
 
-    monkeypatch.setattr("wsi_extract.durable.Thread", ScarceThread)
+    monkeypatch.setattr("wsi_extract.disk.durable.Thread", ScarceThread)
     n_open = n_open_files()
     with open_batch() as batch:
         for i in range(400):
@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_closed_is_an_error_and_the_others_are_closed() ->
 
 
 def test_few_files_wait_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsi_extract.durable.MAX_WAITING_BATCHES", 2)
+    monkeypatch.setattr("wsi_extract.disk.durable.MAX_WAITING_BATCHES", 2)
     n_open = n_open_files()
     with Synchroniser(n_threads=2, n_files=4) as synchroniser:
         for i in range(300):

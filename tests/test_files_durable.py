@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wsi_extract.durable import make_folder
-from wsi_extract.files import (
+from wsi_extract.disk.durable import make_folder
+from wsi_extract.disk.files import (
     commit_together,
     is_temporary,
     open_batch,

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from tests.helpers_run import extract, make_inputs
-from wsi_extract.layout import MANIFEST, kept_manifest_path
+from wsi_extract.state.layout import MANIFEST, kept_manifest_path
 
 
 def test_what_a_killed_repair_kept_goes_when_there_is_a_new_manifest(tmp_path: Path) -> None:

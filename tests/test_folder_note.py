@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from wsi_extract.disk.mounts import COMMIT_VARIABLE
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.folder_lock import ended_hard, locked, refuse_locked
-from wsi_extract.folder_note import describe_holder, describe_self, name_held
-from wsi_extract.layout import lock_path, run_path
-from wsi_extract.mounts import COMMIT_VARIABLE
+from wsi_extract.state.folder_lock import ended_hard, locked, refuse_locked
+from wsi_extract.state.folder_note import describe_holder, describe_self, name_held
+from wsi_extract.state.layout import lock_path, run_path
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from wsi_extract.folder_lock import locked
+from wsi_extract.state.folder_lock import locked
 from wsi_extract.interrupts import stoppable
 with stoppable(), locked(Path(sys.argv[1]), command="extract") as lock:
     print("held", flush=True)

@@ -13,8 +13,8 @@ from tests.helpers_run import MEMORY_BYTES, Inputs, content_of, copy_inputs, ext
 from wsi_extract.convert.options import ConvertRequest
 from wsi_extract.convert.run import convert_dataset
 from wsi_extract.errors import EnvironmentFaultError, InputError
-from wsi_extract.layout import MANIFEST
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.layout import MANIFEST
 from wsi_extract.storage import Store
 from wsi_extract.tasks import SerialExecutor, Task, TaskResult
 

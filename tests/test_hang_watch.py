@@ -15,7 +15,7 @@ from wsi_extract.hang_watch import HangWatch
 LIMIT_S = 0.5
 PROGRAM = """
 import ctypes, sys, time
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import SerialExecutor, Task
 
 def native(item, slides):

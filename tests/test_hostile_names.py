@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.helpers_run import MEMORY_BYTES, Inputs, content_of, extract, make_config, make_inputs, read_manifest
-from wsi_extract.console import ConsoleReporter
-from wsi_extract.console_tables import make_table
+from wsi_extract.console.reporters import ConsoleReporter
+from wsi_extract.console.tables import make_table
+from wsi_extract.disk.files import pretty_json
 from wsi_extract.faults import fault_from
-from wsi_extract.files import pretty_json
-from wsi_extract.layout import ERRORS, SLIDES_TABLE
 from wsi_extract.model import Fault, FaultClass
 from wsi_extract.pipeline import run
 from wsi_extract.printable import as_encodable, as_one_line, as_printable, with_printable_texts
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.slides_table import TEXT_COLUMNS, slides_csv
 from wsi_extract.splits.names import find_slides_named, index_names
+from wsi_extract.state.layout import ERRORS, SLIDES_TABLE
 from wsi_extract.synthetic import AnnotatedSlide, write_sliderunner
 from wsi_extract.tasks import SerialExecutor
 from wsi_extract.verify import audit, compare

@@ -16,7 +16,7 @@ from tests.helpers_run import Inputs, copy_inputs, extract, make_inputs
 from wsi_extract.errors import EnvironmentFaultError, InputError
 from wsi_extract.input_places import refuse_input_in_output
 from wsi_extract.model import SlideFile
-from wsi_extract.slides import find_slides
+from wsi_extract.slides.open_slides import find_slides
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -21,13 +21,13 @@ from tests.helpers_slides import write_position_slide
 from wsi_extract.blocks import MAX_MASK_PX
 from wsi_extract.errors import InputError, SlideError
 from wsi_extract.geometry import Scale
-from wsi_extract.jpeg_tiles import first_pages
 from wsi_extract.model import OutputFrame, SlideFile, SlideInfo, SlideLevel
 from wsi_extract.reading import ReaderMode
 from wsi_extract.resolution import choose_frame, choose_overview
 from wsi_extract.sampling import MAX_PATCHES, check_grid, count_positions
-from wsi_extract.slide_description import describe_slide
-from wsi_extract.slides import SlideCache, choose_reader, read_overview
+from wsi_extract.slides.jpeg_tiles import first_pages
+from wsi_extract.slides.open_slides import SlideCache, choose_reader, read_overview
+from wsi_extract.slides.slide_description import describe_slide
 from wsi_extract.stain import read_picture
 
 IMAGE_WIDTH, IMAGE_LENGTH, TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS = 256, 257, 322, 323, 324

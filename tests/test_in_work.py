@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers_run import MEMORY_BYTES, ShuffledExecutor
-from wsi_extract.console import SilentReporter
+from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.in_work import SlidesInWork, run_watched
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import SerialExecutor, Task
 
 

@@ -15,9 +15,9 @@ from pycocotools.coco import COCO
 from wsi_extract.coco import write_coco
 from wsi_extract.errors import IntegrityError
 from wsi_extract.index import IndexedSlide, IndexWriter, SplitIndex, coco_dict, read_index, write_root
-from wsi_extract.layout import index_folder
 from wsi_extract.model import PatchKind, Split
-from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
+from wsi_extract.state.layout import index_folder
+from wsi_extract.state.records import BlockDocument, LabelEntry, PatchEntry
 from wsi_extract.stores.arrays import write_array
 from wsi_extract.stores.zarr_json import group_document, own_attributes, read_document, sealed, write_document
 

@@ -11,9 +11,9 @@ import zarr
 from wsi_extract.errors import IntegrityError
 from wsi_extract.geometry import Rect, Scale
 from wsi_extract.index import SlideScene, read_scene, write_root, write_scene
-from wsi_extract.layout import scene_folder
 from wsi_extract.model import AnnotationTable, OutputFrame, Split, TissueMask
 from wsi_extract.sampling import SamplingOptions
+from wsi_extract.state.layout import scene_folder
 from wsi_extract.stores.arrays import write_array
 from wsi_extract.stores.zarr_json import group_document, own_attributes, read_document, sealed, write_document
 from wsi_extract.targets import LabelRules

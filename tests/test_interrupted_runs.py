@@ -17,8 +17,8 @@ import run_extraction
 from tests.helpers_run import Inputs, content_of, make_inputs, read_manifest
 from wsi_extract import machine
 from wsi_extract.config import RUN_FIELDS
-from wsi_extract.folder_lock import ended_hard, locked
-from wsi_extract.layout import lock_path
+from wsi_extract.state.folder_lock import ended_hard, locked
+from wsi_extract.state.layout import lock_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SIGNALLED = """
@@ -226,10 +226,10 @@ def test_certificates_that_are_none_are_refused_in_one_message(
 def test_a_missing_package_is_one_line(
     inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name in {"distributed", "wsi_extract.schedule"}]:
+    for name in [name for name in sys.modules if name in {"distributed", "wsi_extract.cluster.schedule"}]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    monkeypatch.delattr("wsi_extract.schedule", raising=False)
+    monkeypatch.delattr("wsi_extract.cluster.schedule", raising=False)
     assert run_extraction.main(job(inputs, tmp_path / "out", "--workers", "2")) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: the package distributed is missing: ")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers_run import Inputs, content_of, extract, make_inputs
 from tests.helpers_two_nodes import MEMORY_BYTES, TwoNodes, two_nodes
-from wsi_extract.schedule import dask_executor
+from wsi_extract.cluster.schedule import dask_executor
 
 pytestmark = pytest.mark.xdist_group("several_nodes")
 SETTINGS: dict[str, Any] = {"patches_per_slide": 150, "patch_size": 64}

@@ -22,13 +22,13 @@ from wsi_extract import tasks
 from wsi_extract.causes import errno_of
 from wsi_extract.errors import EnvironmentFaultError, SlideError
 from wsi_extract.faults import fault_from, find_lost_mount, refuse_lost_slides
-from wsi_extract.jpeg_tiles import find_jpeg_tiles
 from wsi_extract.model import Fault, FaultClass, SlideFile, SlideInfo
-from wsi_extract.opened_slide import OpenedSlide
 from wsi_extract.reading import ReaderChoice, ReaderMode
-from wsi_extract.slides import SlideCache, choose_reader, describe_slide, dicom_series_of
+from wsi_extract.slides.jpeg_tiles import find_jpeg_tiles
+from wsi_extract.slides.open_slides import SlideCache, choose_reader, describe_slide, dicom_series_of
+from wsi_extract.slides.opened_slide import OpenedSlide
+from wsi_extract.slides.tiled_jpeg import TileCache, TiledJpegReader
 from wsi_extract.tasks import Task, attempt
-from wsi_extract.tiled_jpeg import TileCache, TiledJpegReader
 
 SPEC = JpegSlide(width_px=300, height_px=200)
 DIRECT = ReaderChoice(direct_levels=(0,))

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers_bit_flips import make_tiny_dataset
 from tests.helpers_run import content_of, extract, make_dataset, make_inputs, read_manifest
 from wsi_extract.__main__ import main
-from wsi_extract.layout import MANIFEST, run_path
+from wsi_extract.state.layout import MANIFEST, run_path
 from wsi_extract.storage import Store
 
 

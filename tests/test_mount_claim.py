@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.test_claim import describe
-from wsi_extract.claim import claim_folder
-from wsi_extract.clearing import delete_output
+from wsi_extract.disk.mounts import COMMIT_VARIABLE
 from wsi_extract.errors import InputError, IntegrityError
-from wsi_extract.layout import next_run_path, run_path
-from wsi_extract.mounts import COMMIT_VARIABLE
+from wsi_extract.state.claim import claim_folder
+from wsi_extract.state.clearing import delete_output
+from wsi_extract.state.layout import next_run_path, run_path
 
 
 @pytest.fixture(autouse=True)

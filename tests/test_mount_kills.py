@@ -14,10 +14,10 @@ from tests.faults.oracle import Facts
 from tests.faults.plans import Action, Strike, When, struck
 from tests.faults.shop import COMPLETE, KILLED, RESUMABLE, Shop
 from tests.helpers_run import content_of
-from wsi_extract.layout import split_folder
+from wsi_extract.disk.mounts import COMMIT_VARIABLE
 from wsi_extract.model import Split
-from wsi_extract.mounts import COMMIT_VARIABLE
-from wsi_extract.records import encode_document, read_document
+from wsi_extract.state.layout import split_folder
+from wsi_extract.state.records import encode_document, read_document
 from wsi_extract.storage import Store
 
 POINTS = {  # of one run and those that go on with it, each killed a little further on

@@ -12,9 +12,9 @@ import pytest
 from tests.faults.roles import role_of_file
 from tests.helpers_mounts import FORBIDDEN
 from tests.helpers_run import Inputs, make_inputs, read_manifest
-from wsi_extract.files import is_temporary
-from wsi_extract.layout import COMPLETE, FAILED
-from wsi_extract.mounts import COMMIT_VARIABLE, CommitForm
+from wsi_extract.disk.files import is_temporary
+from wsi_extract.disk.mounts import COMMIT_VARIABLE, CommitForm
+from wsi_extract.state.layout import COMPLETE, FAILED
 from wsi_extract.verify import audit
 
 ROOT = Path(__file__).resolve().parents[1]

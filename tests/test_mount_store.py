@@ -16,7 +16,7 @@ from tests.faults.plans import Plan
 from tests.faults.shop import COMPLETE, RESUMABLE, Shop
 from tests.helpers_store_mount import StoreMount, mounted, why_impossible
 from tests.test_mount_kills import damage_one_patch
-from wsi_extract.mounts import COMMIT_VARIABLE, CommitForm, commit_form
+from wsi_extract.disk.mounts import COMMIT_VARIABLE, CommitForm, commit_form
 from wsi_extract.storage import Store
 from wsi_extract.verify import audit
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_mount_inputs import can_mount
+from wsi_extract.disk.mounts import COMMIT_VARIABLE, CommitForm, Mount, commit_form, form_on, mount_of
 from wsi_extract.errors import ConfigError
-from wsi_extract.mounts import COMMIT_VARIABLE, CommitForm, Mount, commit_form, form_on, mount_of
 
 TABLE = r"""
 22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -88,7 +88,7 @@ mount --bind over/inner bound && mount -t tmpfs b over && mkdir -p over/inner/de
 mount -t tmpfs c twice && mount -t ramfs d twice && mkdir twice/x && ln -s bound link && exec {sys.executable} -c "
 import os
 from pathlib import Path
-from wsi_extract.mounts import mount_of
+from wsi_extract.disk.mounts import mount_of
 for name in ('over', 'over/inner/deep', 'bound/deep', 'twice/x', 'link/deep', '.', '/', '/proc', '/sys', '/dev/shm'):
     descriptor = os.open(name, os.O_RDONLY)
     facts = Path(f'/proc/self/fdinfo/{{descriptor}}').read_text().split()

@@ -11,8 +11,8 @@ from distributed import Client
 
 from tests.helpers_nodes import free_port
 from tests.helpers_two_nodes import first_node, start_follower
-from wsi_extract.node_cluster import call_roll, listening_host, software, wait_for_nodes
-from wsi_extract.node_group import HOME, NodeGroup
+from wsi_extract.cluster.node_cluster import call_roll, listening_host, software, wait_for_nodes
+from wsi_extract.cluster.node_group import HOME, NodeGroup
 
 pytestmark = pytest.mark.xdist_group("several_nodes")
 

@@ -17,10 +17,10 @@ from distributed import get_worker
 from tests.helpers_cluster import make_tls
 from tests.helpers_nodes import ROOT, Node, free_port
 from tests.helpers_two_nodes import MEMORY_BYTES, first_node, start_follower, two_nodes
+from wsi_extract.cluster.node_group import HOME, rank_of
+from wsi_extract.cluster.schedule import dask_executor
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.node_group import HOME, rank_of
-from wsi_extract.schedule import dask_executor
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
 
 pytestmark = pytest.mark.xdist_group("several_nodes")

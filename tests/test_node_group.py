@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi_extract.cluster.node_group import HOME, NodeGroup, node_group, rank_of, worker_name
 from wsi_extract.errors import ConfigError
-from wsi_extract.node_group import HOME, NodeGroup, node_group, rank_of, worker_name
 
 TWO = {"WSI_EXTRACT_NODES": "2", "MASTER_ADDR": "10.0.0.4", "NODE_RANK": "1"}
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers_nodes import Job, Node
 from tests.helpers_run import Inputs, content_of, extract, make_config, make_inputs
-from wsi_extract.console import SilentReporter
+from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.errors import ConfigError
 from wsi_extract.executors import follow_if_follower, open_executor
 

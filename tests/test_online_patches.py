@@ -16,10 +16,10 @@ from tests.helpers_slides import read_rgb
 from wsi_extract.dataset import open_dataset
 from wsi_extract.errors import ConfigError, InputError, IntegrityError
 from wsi_extract.index import read_scene
-from wsi_extract.layout import scene_folder
 from wsi_extract.model import PatchKind, Split
 from wsi_extract.online_patches import OnlinePatch, OnlinePatches
 from wsi_extract.sampling import Balance, OnlineOptions
+from wsi_extract.state.layout import scene_folder
 from wsi_extract.targets import label_patch
 
 N = 60

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from tests.helpers_run import MEMORY_BYTES, Inputs, content_of, extract, make_inputs
+from wsi_extract.cluster.parcels import Parcel, deliver, destination_of, moved_to, pack
+from wsi_extract.disk.files import is_temporary
 from wsi_extract.errors import EnvironmentFaultError, IntegrityError
-from wsi_extract.files import is_temporary
-from wsi_extract.layout import claim_path
-from wsi_extract.parcels import Parcel, deliver, destination_of, moved_to, pack
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.layout import claim_path
 from wsi_extract.tasks import Task, TaskResult, attempt
 
 
@@ -162,7 +162,7 @@ def test_a_parcel_without_a_record_is_none(block: Parcel, tmp_path: Path) -> Non
 
 
 def test_long_files_are_written_in_pieces(block: Parcel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsi_extract.parcels.PIECE_BYTES", 1000)
+    monkeypatch.setattr("wsi_extract.cluster.parcels.PIECE_BYTES", 1000)
     rng = np.random.default_rng(0)
     name = "train2017/slide_1/long.png"
     data = rng.bytes(12_345)

@@ -19,11 +19,11 @@ from tests.helpers_run import (
     read_manifest,
 )
 from tests.helpers_slides import fit_ramp
-from wsi_extract.console import SilentReporter
+from wsi_extract.cluster.schedule import dask_executor, local_cluster
+from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.errors import ConfigError, IntegrityError
 from wsi_extract.pipeline import run
-from wsi_extract.schedule import dask_executor, local_cluster
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.stores.png import decode_png
 from wsi_extract.tasks import SerialExecutor
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.helpers_run import MEMORY_BYTES, Inputs, extract, make_inputs
-from wsi_extract.claim import refuse_foreign
 from wsi_extract.errors import EnvironmentFaultError, InputError, WsiExtractError
-from wsi_extract.folder_lock import ended_hard, refuse_locked
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.claim import refuse_foreign
+from wsi_extract.state.folder_lock import ended_hard, refuse_locked
 from wsi_extract.tasks import SerialExecutor, Task, TaskResult
 
 

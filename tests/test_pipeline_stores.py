@@ -14,8 +14,8 @@ from tests.helpers_verify_stores import SLIDE, write_wide_inputs
 from tests.test_failures import damage
 from wsi_extract.dataset import open_dataset
 from wsi_extract.errors import ConfigError, WsiExtractError
-from wsi_extract.layout import INDEX, MANIFEST, PATCHES, PIXELS, STATE, plan_path
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.layout import INDEX, MANIFEST, PATCHES, PIXELS, STATE, plan_path
 from wsi_extract.tasks import Task, TaskResult
 from wsi_extract.verify import audit, compare
 

@@ -19,10 +19,9 @@ from hypothesis.extra import numpy as hnp
 from tests.helpers_replaced_slides import SlideReplacer
 from tests.helpers_slides import read_level, write_position_slide
 from wsi_extract.arrays import BoolImage, RgbImage
+from wsi_extract.disk.files import sha256_of_file
 from wsi_extract.errors import ConfigError, IntegrityError, SlideError
-from wsi_extract.files import sha256_of_file
 from wsi_extract.geometry import Rect, Scale
-from wsi_extract.layout import pixel_record_path, pixel_shard_path
 from wsi_extract.model import OutputFrame, SlideFile, SlideInfo
 from wsi_extract.pixels import (
     SCHEMA,
@@ -38,7 +37,8 @@ from wsi_extract.pixels import (
     write_pixels,
 )
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.slides import OpenedSlide, SlideCache, describe_slide
+from wsi_extract.slides.open_slides import OpenedSlide, SlideCache, describe_slide
+from wsi_extract.state.layout import pixel_record_path, pixel_shard_path
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import (

@@ -14,7 +14,6 @@ from tests.helpers_slides import write_position_slide, write_ramp_slide
 from wsi_extract.arrays import BoolImage
 from wsi_extract.errors import IntegrityError, SlideError
 from wsi_extract.geometry import Rect, Scale
-from wsi_extract.layout import pixel_record_path, pixel_shard_path
 from wsi_extract.model import OutputFrame, SlideFile, SlideInfo
 from wsi_extract.pixels import (
     PixelDocument,
@@ -27,7 +26,8 @@ from wsi_extract.pixels import (
     write_pixels,
 )
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.slides import SlideCache, describe_slide
+from wsi_extract.slides.open_slides import SlideCache, describe_slide
+from wsi_extract.state.layout import pixel_record_path, pixel_shard_path
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import PixelCodec
 

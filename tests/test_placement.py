@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract import placement
-from wsi_extract.node_group import HOME
-from wsi_extract.placement import WINDOW_PER_THREAD, Placement
-from wsi_extract.slides import SlideCache
+from wsi_extract.cluster import placement
+from wsi_extract.cluster.node_group import HOME
+from wsi_extract.cluster.placement import WINDOW_PER_THREAD, Placement
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
 
 

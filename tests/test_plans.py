@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wsi_extract.disk.files import sha256_of_file
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import sha256_of_file
 from wsi_extract.geometry import Scale
 from wsi_extract.model import PatchTable, SlidePlan, Split, SplitAccount, TissueMask
-from wsi_extract.plans import (
+from wsi_extract.state.plans import (
     SurveyRecord,
     digest_of_plan,
     encode_survey,
@@ -26,7 +26,7 @@ from wsi_extract.plans import (
     read_survey_record,
     write_plan,
 )
-from wsi_extract.record_files import encode_record
+from wsi_extract.state.record_files import encode_record
 
 COLUMNS = [column.name for column in fields(PatchTable)]
 ACCOUNT = SplitAccount(

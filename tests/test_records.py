@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from wsi_extract.disk.files import canonical_json, sha256_of
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import canonical_json, sha256_of
-from wsi_extract.record_files import digest_in
-from wsi_extract.records import (
+from wsi_extract.state.record_files import digest_in
+from wsi_extract.state.records import (
     SCHEMA,
     BlockDocument,
     ShardEntry,

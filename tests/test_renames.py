@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from wsi_extract.files import atomic_writer, is_temporary, open_batch, write_atomically
-from wsi_extract.renames import PAUSES_S, REFUSALS, remove_quietly, replace_file
+from wsi_extract.disk.files import atomic_writer, is_temporary, open_batch, write_atomically
+from wsi_extract.disk.renames import PAUSES_S, REFUSALS, remove_quietly, replace_file
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsi_extract.renames.PAUSES_S", tuple(0.0 for _ in PAUSES_S))
+    monkeypatch.setattr("wsi_extract.disk.renames.PAUSES_S", tuple(0.0 for _ in PAUSES_S))
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, code: int, *, n_times: int = 1000) -> list[str]:

@@ -15,17 +15,8 @@ from tests.helpers_convert import convert
 from tests.helpers_run import content_of, extract, make_config, make_inputs, read_manifest
 from tests.helpers_verify import Json, edit_json
 from wsi_extract.config import RunConfig
-from wsi_extract.console import SilentReporter
+from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.errors import ConfigError, InputError, IntegrityError
-from wsi_extract.layout import (
-    MANIFEST,
-    SLIDES_TABLE,
-    kept_manifest_path,
-    record_path,
-    run_path,
-    slide_manifest_path,
-)
-from wsi_extract.records import encode_document, read_document
 from wsi_extract.repair import (
     OpenExecutor,
     RepairRequest,
@@ -35,6 +26,15 @@ from wsi_extract.repair import (
     delete_damaged,
     repair,
 )
+from wsi_extract.state.layout import (
+    MANIFEST,
+    SLIDES_TABLE,
+    kept_manifest_path,
+    record_path,
+    run_path,
+    slide_manifest_path,
+)
+from wsi_extract.state.records import encode_document, read_document
 from wsi_extract.storage import Store
 from wsi_extract.tasks import Executor, Task, TaskResult
 from wsi_extract.verify import audit

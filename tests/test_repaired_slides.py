@@ -10,8 +10,8 @@ from tests.helpers_run import Inputs, content_of, copy_inputs, extract, make_inp
 from tests.helpers_slides import write_ramp_slide
 from tests.test_failures import damage
 from wsi_extract.errors import IntegrityError
-from wsi_extract.fault_records import read_faults, slides_at_fault
 from wsi_extract.geometry import Rect
+from wsi_extract.state.fault_records import read_faults, slides_at_fault
 from wsi_extract.verify import audit
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from tests.helpers_run import MEMORY_BYTES, Inputs, content_of, extract, make_inputs
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.layout import claim_path, run_path
-from wsi_extract.run_claims import check_claim, read_claim, remove_claim, require_claim, run_digest, write_claim
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.layout import claim_path, run_path
+from wsi_extract.state.run_claims import check_claim, read_claim, remove_claim, require_claim, run_digest, write_claim
 from wsi_extract.tasks import SerialExecutor, Task, TaskResult, attempt
 from wsi_extract.verify import audit, compare
 

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
-from wsi_extract import bundles
-from wsi_extract.errors import EnvironmentFaultError, SlideError
-from wsi_extract.model import FaultClass
-from wsi_extract.schedule import (
+from wsi_extract.cluster import bundles
+from wsi_extract.cluster.schedule import (
     WINDOW_PER_THREAD,
     DaskExecutor,
     dask_executor,
     existing_cluster,
     local_cluster,
 )
-from wsi_extract.slides import SlideCache
+from wsi_extract.errors import EnvironmentFaultError, SlideError
+from wsi_extract.model import FaultClass
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
 
 pytestmark = pytest.mark.xdist_group("dask")

@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 import pytest
 from distributed import Client, wait
 
-from wsi_extract import bundles
+from wsi_extract.cluster import bundles
+from wsi_extract.cluster.schedule import TASK_TIMEOUT_S, DaskExecutor, dask_executor, local_cluster
 from wsi_extract.errors import EnvironmentFaultError, SlideError
 from wsi_extract.faults import refuse_silent_slide
 from wsi_extract.model import FaultClass
-from wsi_extract.schedule import TASK_TIMEOUT_S, DaskExecutor, dask_executor, local_cluster
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
 
 pytestmark = pytest.mark.xdist_group("dask")

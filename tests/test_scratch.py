@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wsi_extract.scratch import local_scratch
+from wsi_extract.disk.scratch import local_scratch
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from distributed import get_worker
 
 from tests.helpers_run import Inputs, content_of, extract, make_inputs
 from tests.helpers_two_nodes import MEMORY_BYTES, TwoNodes, two_nodes
+from wsi_extract.cluster.node_group import HOME, rank_of
+from wsi_extract.cluster.schedule import DaskExecutor, dask_executor
 from wsi_extract.errors import SlideError
 from wsi_extract.model import FaultClass
-from wsi_extract.node_group import HOME, rank_of
-from wsi_extract.schedule import DaskExecutor, dask_executor
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
 
 pytestmark = pytest.mark.xdist_group("several_nodes")

@@ -10,13 +10,13 @@ from typing import cast
 import pytest
 
 from tests.helpers_fake_cluster import FakeCluster, Trouble
-from wsi_extract import node_cluster, placement, schedule
-from wsi_extract.cluster_calls import ClusterCalls
-from wsi_extract.node_group import HOME
-from wsi_extract.parcels import Destination, ParcelKind
-from wsi_extract.schedule import DaskExecutor
-from wsi_extract.shift import Shift
-from wsi_extract.slides import SlideCache
+from wsi_extract.cluster import node_cluster, placement, schedule
+from wsi_extract.cluster.cluster_calls import ClusterCalls
+from wsi_extract.cluster.node_group import HOME
+from wsi_extract.cluster.parcels import Destination, ParcelKind
+from wsi_extract.cluster.schedule import DaskExecutor
+from wsi_extract.cluster.shift import Shift
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task, TaskResult
 
 Identity = tuple[str, int, int]

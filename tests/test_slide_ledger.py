@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_extract import slide_ledger
-from wsi_extract.fault_records import read_fault
-from wsi_extract.layout import slide_manifest_path
 from wsi_extract.model import Fault, FaultClass
-from wsi_extract.plans import SurveyRecord
-from wsi_extract.slide_ledger import SlideLedger
-from wsi_extract.slide_manifests import read_slide_manifest
+from wsi_extract.state import slide_ledger
+from wsi_extract.state.fault_records import read_fault
+from wsi_extract.state.layout import slide_manifest_path
+from wsi_extract.state.plans import SurveyRecord
+from wsi_extract.state.slide_ledger import SlideLedger
+from wsi_extract.state.slide_manifests import read_slide_manifest
 
 FAULT = Fault(
     slide_id="a", stage="extract", fault_class=FaultClass.SLIDE, error_type="SlideError", message="torn", remedy=""

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_extract.errors import IntegrityError
-from wsi_extract.layout import slide_manifest_path
-from wsi_extract.slide_manifests import (
+from wsi_extract.state.layout import slide_manifest_path
+from wsi_extract.state.slide_manifests import (
     SlideManifest,
     commit_slide_manifests,
     encode_slide_manifest,

@@ -13,10 +13,7 @@ import pytest
 from tests.helpers_dataset import shared_dataset
 from tests.helpers_run import read_manifest
 from wsi_extract.errors import IntegrityError
-from wsi_extract.layout import pixel_record_path, record_path, slide_manifest_path
 from wsi_extract.model import Fault, FaultClass, Split
-from wsi_extract.records import encode_document, read_document
-from wsi_extract.slide_manifests import SlideManifest, encode_slide_manifest, read_slide_manifest
 from wsi_extract.slide_outcomes import (
     SlideOutcome,
     digests_of_blocks,
@@ -24,6 +21,9 @@ from wsi_extract.slide_outcomes import (
     manifest_of_slide,
     pixel_digests_of,
 )
+from wsi_extract.state.layout import pixel_record_path, record_path, slide_manifest_path
+from wsi_extract.state.records import encode_document, read_document
+from wsi_extract.state.slide_manifests import SlideManifest, encode_slide_manifest, read_slide_manifest
 from wsi_extract.survey import read_survey
 
 Damage = Callable[[Path], object]

@@ -7,7 +7,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract.console import SilentReporter
+from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.slide_tally import SlideTally
 
 

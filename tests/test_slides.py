@@ -17,7 +17,7 @@ from wsi_extract.geometry import Rect
 from wsi_extract.model import SlideFile, SlideInfo
 from wsi_extract.resolution import RUN_OVERRIDE, ResolutionOverride
 from wsi_extract.slide_names import MAX_ID_LENGTH, slide_id_of
-from wsi_extract.slides import (
+from wsi_extract.slides.open_slides import (
     OpenedSlide,
     SlideCache,
     describe_slide,

@@ -18,9 +18,9 @@ from tests.helpers_slides import write_position_slide
 from wsi_extract.arrays import RgbImage
 from wsi_extract.errors import SlideError
 from wsi_extract.model import SlideFile, SlideInfo
-from wsi_extract.opened_slide import OpenedSlide
 from wsi_extract.reading import ReaderChoice, ReaderMode
-from wsi_extract.slides import SlideCache, choose_reader, read_overview
+from wsi_extract.slides.open_slides import SlideCache, choose_reader, read_overview
+from wsi_extract.slides.opened_slide import OpenedSlide
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
 PYRAMID = JpegSlide(width_px=800, height_px=640, vendor="aperio", downsamples=(1, 2, 4))

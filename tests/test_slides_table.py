@@ -12,11 +12,11 @@ import pytest
 
 from tests.helpers_run import extract, make_inputs, read_manifest
 from tests.test_coco import two_blocks
-from wsi_extract.layout import SLIDES_TABLE
-from wsi_extract.plans import SurveyRecord
 from wsi_extract.reading import ReaderChoice, StainNorm
 from wsi_extract.slides_table import CSV_COLUMNS, SlideSums, describe_kept_stains, facts_of_survey, slides_csv, summed
 from wsi_extract.stain import StainTransform
+from wsi_extract.state.layout import SLIDES_TABLE
+from wsi_extract.state.plans import SurveyRecord
 
 FACTS_OF_READING = ("reader", "reader_reason", "stain", "stain_reason")
 

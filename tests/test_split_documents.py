@@ -13,10 +13,10 @@ from tests.test_coco import block, label, patch
 from wsi_extract.coco import write_coco
 from wsi_extract.errors import IntegrityError
 from wsi_extract.index import read_index
-from wsi_extract.layout import instances_name
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument
 from wsi_extract.split_documents import write_splits
+from wsi_extract.state.layout import instances_name
+from wsi_extract.state.records import BlockDocument
 
 CATEGORIES = {1: "mitotic figure"}
 SPLITS = (Split.TRAIN, Split.VAL)

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from tests.helpers_run import MEMORY_BYTES, extract, make_config, make_inputs, read_manifest
 from tests.helpers_stain import stained_pixels
-from wsi_extract.console import ConsoleReporter
+from wsi_extract.console.reporters import ConsoleReporter
 from wsi_extract.errors import InputError, IntegrityError
-from wsi_extract.layout import MANIFEST, SLIDES_TABLE
 from wsi_extract.pipeline import run
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.layout import MANIFEST, SLIDES_TABLE
 from wsi_extract.tasks import SerialExecutor
 from wsi_extract.verify import compare
 

@@ -64,7 +64,7 @@ def test_a_package_that_cannot_be_loaded_is_one_line(imports: str, named: str) -
 @pytest.mark.parametrize(
     "error",
     [
-        ImportError("cannot import name 'x'", name="wsi_extract.files"),
+        ImportError("cannot import name 'x'", name="wsi_extract.disk.files"),
         ModuleNotFoundError("No module named 'wsi_extract.filez'", name="wsi_extract.filez"),
         ModuleNotFoundError("No module named '_sqlite3'", name="_sqlite3"),
     ],

@@ -14,8 +14,8 @@ import zarr
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.errors import IntegrityError
-from wsi_extract.layout import patch_array_folder, patch_shard_path
 from wsi_extract.model import Split
+from wsi_extract.state.layout import patch_array_folder, patch_shard_path
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.patch_arrays import open_patch_array, read_patch_into

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 from wsi_extract.arrays import BoolImage, RgbImage
 from wsi_extract.errors import IntegrityError
-from wsi_extract.layout import pixel_image_folder, pixel_shard_path
+from wsi_extract.state.layout import pixel_image_folder, pixel_shard_path
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import (

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_extract.files import sha256_of_file
+from wsi_extract.disk.files import sha256_of_file
 from wsi_extract.stores.shards import DamagedShardError, ShardReader, StoredShard, write_shard
 
 FILES = Path("/proc/self/fd")
@@ -83,7 +83,7 @@ def test_the_file_does_not_depend_on_when_it_is_synchronised(
 ) -> None:
     chunks = [(number, bytes([number]) * 60) for number in range(20)]
     expected = write_shard(tmp_path / "0", chunks, n_chunks=20)
-    monkeypatch.setattr("wsi_extract.files.SYNC_STEP_BYTES", n_bytes_per_step)
+    monkeypatch.setattr("wsi_extract.disk.files.SYNC_STEP_BYTES", n_bytes_per_step)
     n_open = n_open_files()
     assert write_shard(tmp_path / "1", chunks, n_chunks=20) == expected
     assert (tmp_path / "1").read_bytes() == (tmp_path / "0").read_bytes()

@@ -15,7 +15,7 @@ from tests.test_failures import damage
 from wsi_extract.disk_room import DiskRoom
 from wsi_extract.errors import EnvironmentFaultError, InputError
 from wsi_extract.model import Fault, FaultClass
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.survey_loop import SurveyLoop
 from wsi_extract.tasks import Task, TaskResult, attempt
 

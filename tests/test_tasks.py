@@ -20,6 +20,7 @@ from openslide import OpenSlideError
 
 from wsi_extract import tasks
 from wsi_extract.causes import SHORTAGES, TRANSIENT
+from wsi_extract.disk.files import canonical_json
 from wsi_extract.errors import (
     AnnotationError,
     ConfigError,
@@ -30,9 +31,8 @@ from wsi_extract.errors import (
     SplitError,
     WsiExtractError,
 )
-from wsi_extract.files import canonical_json
 from wsi_extract.model import Fault, FaultClass, SlideFile, SlideInfo
-from wsi_extract.slides import OpenedSlide, SlideCache, describe_slide
+from wsi_extract.slides.open_slides import OpenedSlide, SlideCache, describe_slide
 from wsi_extract.tasks import SerialExecutor, Task, TaskResult, attempt, fault_from, survivable_fault
 
 

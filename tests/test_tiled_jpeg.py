@@ -30,10 +30,10 @@ from tests.helpers_slides import read_level
 from wsi_extract.arrays import RgbImage
 from wsi_extract.caches import MAX_DIRECT_TILE_BYTES
 from wsi_extract.errors import SlideError
-from wsi_extract.jpeg_tiles import find_jpeg_tiles
 from wsi_extract.model import SlideInfo
-from wsi_extract.opened_slide import OpenedSlide
-from wsi_extract.tiled_jpeg import PixelMap, TileCache, TiledJpegReader
+from wsi_extract.slides.jpeg_tiles import find_jpeg_tiles
+from wsi_extract.slides.opened_slide import OpenedSlide
+from wsi_extract.slides.tiled_jpeg import PixelMap, TileCache, TiledJpegReader
 
 PLAIN = JpegSlide()
 COMPRESSION = 259

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsi_extract.arrays import BoolImage, RgbImage
 from wsi_extract.model import SlideFile
-from wsi_extract.slides import OpenedSlide, describe_slide, read_overview
+from wsi_extract.slides.open_slides import OpenedSlide, describe_slide, read_overview
 from wsi_extract.tissue import TissueMethod, segment_tissue
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"

@@ -13,14 +13,14 @@ import pytest
 
 from tests.helpers_mlflow import Received, tracking_server
 from tests.helpers_run import MEMORY_BYTES, Inputs, make_config, make_inputs
-from wsi_extract import tracking
-from wsi_extract.console import SilentReporter
-from wsi_extract.layout import DASK_REPORT
-from wsi_extract.mlflow_run import CLIENT_SETTINGS, MAX_REASON_LENGTH, presentable
+from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.pipeline import run
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.layout import DASK_REPORT
 from wsi_extract.tasks import SerialExecutor
-from wsi_extract.tracking import STATUS, code_digest, open_tracker
+from wsi_extract.tracking import reporter as tracking
+from wsi_extract.tracking.mlflow_run import CLIENT_SETTINGS, MAX_REASON_LENGTH, presentable
+from wsi_extract.tracking.reporter import STATUS, code_digest, open_tracker
 
 JOB = {"MLFLOW_RUN_ID": "r1", "MLFLOW_TRACKING_URI": "http://localhost"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers_run import Inputs, extract
 from tests.test_hostile_names import hostile_inputs, is_obeyed, rows_of
-from wsi_extract.layout import ERRORS, SLIDES_TABLE
+from wsi_extract.state.layout import ERRORS, SLIDES_TABLE
 from wsi_extract.verify import audit, compare
 
 NO_TEXT = os.fsdecode(b"\xff\xfe.svs")

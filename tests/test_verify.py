@@ -49,7 +49,7 @@ from tests.helpers_verify_damage import (
     write_image,
     write_xyxy,
 )
-from wsi_extract.layout import (
+from wsi_extract.state.layout import (
     ERRORS,
     MANIFEST,
     SLIDES_TABLE,

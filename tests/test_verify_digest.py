@@ -13,8 +13,8 @@ from tests.helpers_dataset import flip_byte, shared_dataset
 from tests.helpers_run import read_manifest
 from tests.helpers_verify import Json, edit_coco, edit_json, edit_record, edit_survey
 from wsi_extract.content_digest import with_own_digest
-from wsi_extract.layout import MANIFEST, PATCHES, PIXELS, pixel_record_path, slide_manifest_path
-from wsi_extract.slide_manifests import encode_slide_manifest, read_slide_manifest
+from wsi_extract.state.layout import MANIFEST, PATCHES, PIXELS, pixel_record_path, slide_manifest_path
+from wsi_extract.state.slide_manifests import encode_slide_manifest, read_slide_manifest
 from wsi_extract.verify import AuditReport
 from wsi_extract.verify.digest import check_content
 from wsi_extract.verify.findings import Findings

@@ -11,8 +11,8 @@ import pytest
 from tests.helpers_bit_flips import committed_files, make_tiny_dataset
 from tests.helpers_run import content_of
 from wsi_extract.__main__ import main
-from wsi_extract.layout import INDEX, MANIFEST, instances_name, record_path, run_path
 from wsi_extract.model import Split
+from wsi_extract.state.layout import INDEX, MANIFEST, instances_name, record_path, run_path
 from wsi_extract.storage import Store
 from wsi_extract.verify import audit
 from wsi_extract.verify.foreign import find_folders_as_files, find_foreign

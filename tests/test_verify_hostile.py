@@ -17,8 +17,9 @@ import pytest
 from tests.helpers_bit_flips import make_tiny_dataset
 from tests.helpers_verify import Json, edit_coco, edit_json, edit_survey
 from wsi_extract.__main__ import main
-from wsi_extract.files import sha256_of_file
-from wsi_extract.layout import (
+from wsi_extract.disk.files import sha256_of_file
+from wsi_extract.model import Split
+from wsi_extract.state.layout import (
     MANIFEST,
     SLIDES_TABLE,
     fault_path,
@@ -30,8 +31,7 @@ from wsi_extract.layout import (
     slide_manifest_path,
     survey_path,
 )
-from wsi_extract.model import Split
-from wsi_extract.record_files import encode_record
+from wsi_extract.state.record_files import encode_record
 from wsi_extract.storage import Store
 from wsi_extract.verify import audit, compare
 from wsi_extract.verify.entries import MAX_DOCUMENT_BYTES, is_slide_id

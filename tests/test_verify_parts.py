@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers_verify import Json, edit_json
-from wsi_extract.files import pretty_json
-from wsi_extract.layout import DASK_REPORT, MANIFEST
+from wsi_extract.disk.files import pretty_json
+from wsi_extract.state.layout import DASK_REPORT, MANIFEST
 from wsi_extract.verify import Check, compare
 from wsi_extract.verify.comparison import CHUNK_BYTES, find_difference, find_json_differences
 from wsi_extract.verify.documents import CocoDocument, is_inside, looks_like_xyxy

@@ -49,7 +49,7 @@ from tests.helpers_verify_stores import (
     switch_store,
     write_wide_inputs,
 )
-from wsi_extract.layout import INDEX, PATCHES, PIXELS, STATE
+from wsi_extract.state.layout import INDEX, PATCHES, PIXELS, STATE
 from wsi_extract.verify import Check, audit
 
 OPTIONS: dict[str, Json] = {

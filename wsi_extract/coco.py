@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from wsi_extract.files import atomic_writer, scratch_for
-from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
+from wsi_extract.disk.files import atomic_writer, scratch_for
+from wsi_extract.state.records import BlockDocument, LabelEntry, PatchEntry
 
 AREA_DECIMALS = 8
 """All the digits of the product of two sides of four decimals: the area is exactly w * h, and never zero."""

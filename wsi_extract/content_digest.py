@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from wsi_extract.files import canonical_json, sha256_of, sha256_of_file, sha256_of_tree
-from wsi_extract.layout import (
+from wsi_extract.disk.files import canonical_json, sha256_of, sha256_of_file, sha256_of_tree
+from wsi_extract.model import Split
+from wsi_extract.state.layout import (
     ERRORS,
     INDEX,
     PATCHES,
@@ -24,7 +25,6 @@ from wsi_extract.layout import (
     pixel_image_folder,
     run_path,
 )
-from wsi_extract.model import Split
 from wsi_extract.stores.zarr_json import DOCUMENT_NAME, PIXEL_ARRAY
 
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from wsi_extract.arrays import IntArray, RgbImage
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.index import SplitIndex, read_index
-from wsi_extract.layout import COMPLETE, FAILED, MANIFEST, patch_file_name
 from wsi_extract.model import Split
 from wsi_extract.sources import PatchSource, PixelSource, PngSource, ShardSource
+from wsi_extract.state.layout import COMPLETE, FAILED, MANIFEST, patch_file_name
 from wsi_extract.storage import CodecName, Coverage, Store
 
 logger = logging.getLogger(__name__)

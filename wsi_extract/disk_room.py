@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from wsi_extract.disk.mounts import CommitForm, commit_form
 from wsi_extract.errors import EnvironmentFaultError
-from wsi_extract.layout import PATCHES, PIXELS, split_folder
 from wsi_extract.model import Split
-from wsi_extract.mounts import CommitForm, commit_form
+from wsi_extract.state.layout import PATCHES, PIXELS, split_folder
 
 DISK_RESERVE = 1.1
 """Room asked for, as a multiple of the expected size."""

@@ -17,8 +17,8 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 
 from wsi_extract.arrays import BoolArray, FloatArray, IntArray
+from wsi_extract.disk.files import canonical_json, sha256_of
 from wsi_extract.errors import InputError
-from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.index import SplitIndex
 from wsi_extract.model import PatchKind
 from wsi_extract.sampling.randomness import keyed_generator

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Protocol
 
 from wsi_extract import machine
 from wsi_extract.blocks import WORKER_MEMORY_USE, least_worker_bytes
+from wsi_extract.cluster.node_group import HOME, NODES, NodeGroup, node_group
 from wsi_extract.config import RunConfig
+from wsi_extract.disk.files import write_atomically
+from wsi_extract.disk.scratch import local_scratch
 from wsi_extract.errors import ConfigError
-from wsi_extract.fault_records import have_workers_died
-from wsi_extract.files import write_atomically
-from wsi_extract.folder_lock import ended_hard
 from wsi_extract.hang_watch import AGAIN, WITH_WORKERS
 from wsi_extract.interrupts import held
-from wsi_extract.layout import DASK_REPORT
-from wsi_extract.node_group import HOME, NODES, NodeGroup, node_group
 from wsi_extract.printable import as_one_line
-from wsi_extract.scratch import local_scratch
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
+from wsi_extract.state.fault_records import have_workers_died
+from wsi_extract.state.folder_lock import ended_hard
+from wsi_extract.state.layout import DASK_REPORT
 from wsi_extract.tasks import ElasticExecutor, Executor, SerialExecutor, keep_to_one_thread
 
 if TYPE_CHECKING:
-    from wsi_extract.clusters import TlsFiles
+    from wsi_extract.cluster.clusters import TlsFiles
 
 
 class Announcer(Protocol):
@@ -165,7 +165,7 @@ def follow_if_follower(config: RunConfig, *, stamp: Callable[[], str] = str) -> 
     if group is None or group.rank == HOME:
         return None
     with held():
-        from wsi_extract.node_follower import follow  # noqa: PLC0415
+        from wsi_extract.cluster.node_follower import follow  # noqa: PLC0415
 
     n_workers = config.workers or machine.n_cores()
     return follow(
@@ -183,7 +183,7 @@ def _open_nodes(
 ) -> Iterator[Executor]:
     """Yield the workers of this node, and of the others as they come."""
     with held():
-        from wsi_extract import schedule  # noqa: PLC0415
+        from wsi_extract.cluster import schedule  # noqa: PLC0415
 
     tls = _tls_files(config)
     if tls is None:
@@ -210,7 +210,7 @@ def _open_nodes(
 def open_cluster(config: RunConfig, *, n_workers: int, memory_bytes: int, announcer: Announcer) -> Iterator[Executor]:
     """Yield the workers of a new cluster on this machine, or of an existing one, and say where the dashboard is."""
     with held():
-        from wsi_extract import schedule  # noqa: PLC0415
+        from wsi_extract.cluster import schedule  # noqa: PLC0415
 
     _warn(schedule.warning_about(config.scheduler or config.dashboard_address))
     known_memory: int | None = memory_bytes
@@ -234,7 +234,7 @@ def open_cluster(config: RunConfig, *, n_workers: int, memory_bytes: int, announ
 
 
 def _tls_files(config: RunConfig) -> TlsFiles | None:
-    from wsi_extract.clusters import TlsFiles  # noqa: PLC0415
+    from wsi_extract.cluster.clusters import TlsFiles  # noqa: PLC0415
 
     if config.tls_ca_file is None or config.tls_cert is None or config.tls_key is None:
         return None

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from wsi_extract.arrays import FloatArray, IntArray, RgbImage
-from wsi_extract.files import write_atomically
-from wsi_extract.layout import patch_file_name, record_path
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.model import Block, BlockRecord, OutputFrame, PatchKind, SlideLevel
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.record_files import digest_in
-from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, check_repeated, encode_document
 from wsi_extract.resample import cut_patch, support_px
-from wsi_extract.slides import OpenedSlide, SlideCache
+from wsi_extract.slides.open_slides import OpenedSlide, SlideCache
 from wsi_extract.stain import StainTransform
+from wsi_extract.state.layout import patch_file_name, record_path
+from wsi_extract.state.record_files import digest_in
+from wsi_extract.state.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, check_repeated, encode_document
 from wsi_extract.storage import Store
 from wsi_extract.stores.block_files import BlockTarget, ShardPlace, write_block_files
 from wsi_extract.targets import LabelRules, PatchLabel, PatchLabels, label_patches

@@ -14,15 +14,15 @@ from wsi_extract.errors import IntegrityError
 from wsi_extract.extract import ExtractJob, extract_block
 from wsi_extract.finish import Finished
 from wsi_extract.gather import Inputs, SlideEntry
-from wsi_extract.layout import plan_path, record_path
 from wsi_extract.model import Block, BlockRecord, Fault, PatchTable, SlidePlan
-from wsi_extract.plans import SurveyRecord, read_patches
-from wsi_extract.records import read_document_with_digest
-from wsi_extract.run_claims import require_claim
-from wsi_extract.slide_ledger import SlideLedger
 from wsi_extract.slide_outcomes import SlideOutcome
 from wsi_extract.slide_tally import SlideProgress, SlideTally
 from wsi_extract.splits import overlaps_between_splits
+from wsi_extract.state.layout import plan_path, record_path
+from wsi_extract.state.plans import SurveyRecord, read_patches
+from wsi_extract.state.records import read_document_with_digest
+from wsi_extract.state.run_claims import require_claim
+from wsi_extract.state.slide_ledger import SlideLedger
 from wsi_extract.storage import Store
 from wsi_extract.stores.block_files import BlockTarget, files_of_block
 from wsi_extract.stores.codecs import PixelCodec

@@ -11,10 +11,17 @@ from pathlib import Path
 from wsi_extract.coco import CocoCounts
 from wsi_extract.config import RunConfig
 from wsi_extract.content_digest import content_digest, digests_of_documents, digests_of_tables, with_own_digest
-from wsi_extract.files import pretty_json, write_atomically
+from wsi_extract.disk.files import pretty_json, write_atomically
 from wsi_extract.gather import Inputs, SlideEntry, SlideStatus
 from wsi_extract.index import write_root
-from wsi_extract.layout import (
+from wsi_extract.model import Fault, Split, SplitAccount
+from wsi_extract.printable import as_printable, with_printable_texts
+from wsi_extract.reading import StainNorm
+from wsi_extract.slide_outcomes import SlideOutcome, documents_of, manifest_of_slide, pixel_digests_of
+from wsi_extract.slides_table import SlideSums, facts_of_entry, facts_of_survey, slides_csv, summed
+from wsi_extract.split_documents import write_splits
+from wsi_extract.splits import LeakageReport
+from wsi_extract.state.layout import (
     COMPLETE,
     ERRORS,
     FAILED,
@@ -25,14 +32,7 @@ from wsi_extract.layout import (
     kept_manifest_path,
     run_path,
 )
-from wsi_extract.model import Fault, Split, SplitAccount
-from wsi_extract.printable import as_printable, with_printable_texts
-from wsi_extract.reading import StainNorm
-from wsi_extract.record_files import read_json_object
-from wsi_extract.slide_outcomes import SlideOutcome, documents_of, manifest_of_slide, pixel_digests_of
-from wsi_extract.slides_table import SlideSums, facts_of_entry, facts_of_survey, slides_csv, summed
-from wsi_extract.split_documents import write_splits
-from wsi_extract.splits import LeakageReport
+from wsi_extract.state.record_files import read_json_object
 from wsi_extract.targets import CATEGORY_NAMES
 
 SCHEMA = 1

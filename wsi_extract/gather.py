@@ -23,7 +23,7 @@ from wsi_extract.input_places import refuse_input_in_output
 from wsi_extract.model import AnnotationTable, Fault, OutputFrame, SlideFile, SlideInfo
 from wsi_extract.resolution import ResolutionOverride, choose_frame, read_overrides
 from wsi_extract.sampling import check_grid, stride_from_overlap
-from wsi_extract.slides import FoundSlides, SlideCache, describe_slide, dicom_series_of, find_slides
+from wsi_extract.slides.open_slides import FoundSlides, SlideCache, describe_slide, dicom_series_of, find_slides
 from wsi_extract.splits import (
     LeakageReport,
     SplitDecision,

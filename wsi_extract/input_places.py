@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wsi_extract.errors import InputError
-from wsi_extract.layout import OWNED
 from wsi_extract.model import SlideFile
+from wsi_extract.state.layout import OWNED
 
 MAX_NAMED = 20
 """Files that a message names."""

@@ -19,9 +19,9 @@ from wsi_extract.dataset import DatasetFacts, read_facts
 from wsi_extract.errors import InputError, IntegrityError
 from wsi_extract.geometry import l0_from_out_origins
 from wsi_extract.index import SlideScene, SplitIndex, read_index, read_scene
-from wsi_extract.layout import patch_file_name, scene_folder
 from wsi_extract.model import PatchKind, Split
 from wsi_extract.sampling import OnlineLaw, OnlineOptions, OnlineSlide
+from wsi_extract.state.layout import patch_file_name, scene_folder
 from wsi_extract.storage import Coverage, Store
 from wsi_extract.stores.pixel_array import OutsideCoverageError, PixelArray, open_pixel_array
 from wsi_extract.stores.shards import ShardReader

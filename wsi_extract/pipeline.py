@@ -20,25 +20,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from wsi_extract.claim import check_folder, claim_folder, refuse_foreign
-from wsi_extract.clearing import sweep_temporaries
 from wsi_extract.config import RunConfig
+from wsi_extract.disk.mounts import CommitForm, commit_form
 from wsi_extract.disk_room import DiskRoom
 from wsi_extract.errors import EnvironmentFaultError, InputError
 from wsi_extract.extraction import ExtractionLoop, Reporter, RunPlan
 from wsi_extract.finish import Finished, describe_shortfall, finish_run
-from wsi_extract.folder_lock import locked, refuse_locked
 from wsi_extract.gather import Inputs, SlideStatus, gather_inputs
 from wsi_extract.in_work import run_watched
-from wsi_extract.layout import run_path
 from wsi_extract.model import Fault
-from wsi_extract.mounts import CommitForm, commit_form
 from wsi_extract.pixel_loop import PixelLoop
 from wsi_extract.pixels import check_pixel_frame
 from wsi_extract.preflight import check_memory, describe_run, stain_target, surroundings
 from wsi_extract.publish import publish_stores
-from wsi_extract.run_claims import check_claim, run_digest
 from wsi_extract.stain import StainTarget
+from wsi_extract.state.claim import check_folder, claim_folder, refuse_foreign
+from wsi_extract.state.clearing import sweep_temporaries
+from wsi_extract.state.folder_lock import locked, refuse_locked
+from wsi_extract.state.layout import run_path
+from wsi_extract.state.run_claims import check_claim, run_digest
 from wsi_extract.storage import Store
 from wsi_extract.stores.png import check_encoder
 from wsi_extract.stores.zarr_json import check_node_name

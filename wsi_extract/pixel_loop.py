@@ -9,7 +9,6 @@ import numpy as np
 from wsi_extract.config import RunConfig
 from wsi_extract.extraction import Reporter, RunPlan
 from wsi_extract.gather import SlideEntry
-from wsi_extract.layout import pixel_record_path, plan_path
 from wsi_extract.model import Fault
 from wsi_extract.pixels import (
     PixelJob,
@@ -20,11 +19,12 @@ from wsi_extract.pixels import (
     read_pixel_document_with_digest,
     write_pixels,
 )
-from wsi_extract.plans import SurveyRecord, read_coverage
-from wsi_extract.run_claims import require_claim
-from wsi_extract.slide_ledger import SlideLedger
 from wsi_extract.slide_outcomes import digests_of_blocks
 from wsi_extract.slide_tally import SlideTally
+from wsi_extract.state.layout import pixel_record_path, plan_path
+from wsi_extract.state.plans import SurveyRecord, read_coverage
+from wsi_extract.state.run_claims import require_claim
+from wsi_extract.state.slide_ledger import SlideLedger
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.tasks import Task, TaskResult
 

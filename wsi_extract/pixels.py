@@ -13,15 +13,15 @@ from typing import TypedDict, cast
 import numpy as np
 
 from wsi_extract.arrays import BoolImage, IntArray, RgbImage
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.errors import ConfigError, IntegrityError
-from wsi_extract.files import write_atomically
-from wsi_extract.layout import pixel_record_path, pixel_shard_path
 from wsi_extract.model import OutputFrame, SlideInfo
 from wsi_extract.reading import ReaderChoice
-from wsi_extract.record_files import determinism_alarm, digest_in, encode_record, read_record
-from wsi_extract.run_claims import check_claim
-from wsi_extract.slides import OpenedSlide, SlideCache
+from wsi_extract.slides.open_slides import OpenedSlide, SlideCache
 from wsi_extract.stain import StainTransform
+from wsi_extract.state.layout import pixel_record_path, pixel_shard_path
+from wsi_extract.state.record_files import determinism_alarm, digest_in, encode_record, read_record
+from wsi_extract.state.run_claims import check_claim
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import (
     CHUNK_PX,
@@ -63,7 +63,7 @@ class PixelJob:
     codec: PixelCodec
     output_dir: Path
     run_digest: str | None = None
-    """Of the run that claimed the folder, see `wsi_extract.run_claims`; ``None`` for a folder that nobody claims."""
+    """Of the run that claimed the folder, see `state.run_claims`; ``None`` for a folder that nobody claims."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +285,7 @@ def is_done(job: PixelJob) -> bool:
 
 
 def encode_pixel_document(document: PixelDocument) -> bytes:
-    """Return the bytes of the record, see `wsi_extract.record_files`."""
+    """Return the bytes of the record, see `wsi_extract.state.record_files`."""
     return encode_record(document, kind="shard")
 
 

@@ -10,21 +10,21 @@ from importlib.metadata import PackageNotFoundError, version
 
 import wsi_extract
 from wsi_extract.blocks import MAX_MASK_PX, WORKER_MEMORY_USE, worker_bytes
-from wsi_extract.claim import known_stain_target
 from wsi_extract.config import LOCATION_FIELDS, STORE_FIELDS, RunConfig, Sampling, SplitMode
+from wsi_extract.disk.files import canonical_json, sha256_of
 from wsi_extract.errors import ConfigError
-from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.gather import Inputs, SlideEntry
 from wsi_extract.geometry import Rect
 from wsi_extract.model import Split
-from wsi_extract.plans import SurveyRecord, digest_of_annotations
 from wsi_extract.printable import as_encodable
 from wsi_extract.reading import StainNorm
 from wsi_extract.resolution import choose_overview
 from wsi_extract.sampling import MAX_PATCHES, SamplingOptions, count_positions, stride_from_overlap
-from wsi_extract.slides import openslide_version
+from wsi_extract.slides.open_slides import openslide_version
 from wsi_extract.splits import half_domains
 from wsi_extract.stain import StainTarget, default_target, fit_target, read_picture
+from wsi_extract.state.claim import known_stain_target
+from wsi_extract.state.plans import SurveyRecord, digest_of_annotations
 from wsi_extract.storage import CodecName, PngEncoder, Store
 from wsi_extract.stores.zarr_json import PIXEL_CHUNK_PX
 from wsi_extract.survey import SurveyJob, mask_downsample

@@ -9,12 +9,12 @@ from wsi_extract.config import RunConfig
 from wsi_extract.extraction import RunPlan, label_rules
 from wsi_extract.gather import SlideEntry
 from wsi_extract.index import SlideScene, write_scene
-from wsi_extract.layout import plan_path, scene_folder
 from wsi_extract.model import OutputFrame, SlideInfo, Split
-from wsi_extract.plans import read_coverage, read_mask
 from wsi_extract.preflight import sampling_options, survey_job
 from wsi_extract.printable import as_printable
 from wsi_extract.slide_outcomes import SlideOutcome, documents_of
+from wsi_extract.state.layout import plan_path, scene_folder
+from wsi_extract.state.plans import read_coverage, read_mask
 from wsi_extract.storage import Store
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import write_pixel_documents

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_extract.claim import CONVERSION, check_folder
 from wsi_extract.config import RIVALS, RunConfig, load_config
+from wsi_extract.disk.files import pretty_json, write_atomically
 from wsi_extract.errors import ConfigError, InputError, IntegrityError, WsiExtractError
 from wsi_extract.extraction import Reporter
-from wsi_extract.files import pretty_json, write_atomically
-from wsi_extract.folder_lock import locked, refuse_locked
 from wsi_extract.gather import SlideStatus, gather_inputs
-from wsi_extract.layout import COMPLETE, MANIFEST, kept_manifest_path, run_path
 from wsi_extract.pipeline import run
 from wsi_extract.preflight import describe_run, stain_target
-from wsi_extract.slides import find_slides
+from wsi_extract.slides.open_slides import find_slides
+from wsi_extract.state.claim import CONVERSION, check_folder
+from wsi_extract.state.folder_lock import locked, refuse_locked
+from wsi_extract.state.layout import COMPLETE, MANIFEST, kept_manifest_path, run_path
 from wsi_extract.storage import Store
 from wsi_extract.tasks import Executor
 from wsi_extract.verify import AuditReport, audit

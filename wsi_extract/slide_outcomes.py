@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from wsi_extract.errors import IntegrityError
-from wsi_extract.layout import pixel_record_path, record_path, slide_manifest_path
 from wsi_extract.model import Fault, Split
 from wsi_extract.pixels import read_pixel_document_with_digest
-from wsi_extract.plans import SurveyRecord
-from wsi_extract.records import BlockDocument, read_document_with_digest
-from wsi_extract.slide_manifests import SlideManifest, read_slide_manifest
+from wsi_extract.state.layout import pixel_record_path, record_path, slide_manifest_path
+from wsi_extract.state.plans import SurveyRecord
+from wsi_extract.state.records import BlockDocument, read_document_with_digest
+from wsi_extract.state.slide_manifests import SlideManifest, read_slide_manifest
 
 Document = TypeVar("Document")
 

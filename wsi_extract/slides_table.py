@@ -12,10 +12,10 @@ from dataclasses import asdict
 from wsi_extract.csv_table import without_formula
 from wsi_extract.gather import SlideEntry
 from wsi_extract.model import SplitAccount
-from wsi_extract.plans import SurveyRecord
 from wsi_extract.printable import as_printable
 from wsi_extract.reading import ReaderMode
-from wsi_extract.records import BlockDocument, digests_of
+from wsi_extract.state.plans import SurveyRecord
+from wsi_extract.state.records import BlockDocument, digests_of
 
 READER_DIRECT = ReaderMode.DIRECT.value
 READER_OPENSLIDE = ReaderMode.OPENSLIDE.value

@@ -14,8 +14,8 @@ import numpy as np
 from wsi_extract.arrays import IntArray, RgbImage
 from wsi_extract.errors import RESTORE, EnvironmentFaultError, IntegrityError, WsiExtractError
 from wsi_extract.index import SplitIndex, read_coverage
-from wsi_extract.layout import scene_folder, split_folder
 from wsi_extract.model import Split
+from wsi_extract.state.layout import scene_folder, split_folder
 from wsi_extract.stores.patch_arrays import PatchArray, open_patch_array, read_patch_into
 from wsi_extract.stores.pixel_array import OutsideCoverageError, PixelArray, open_pixel_array
 from wsi_extract.stores.png import decode_png

@@ -9,9 +9,9 @@ from pathlib import Path
 from wsi_extract.coco import CocoCounts, open_coco
 from wsi_extract.errors import IntegrityError
 from wsi_extract.index import IndexWriter
-from wsi_extract.layout import instances_name
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument
+from wsi_extract.state.layout import instances_name
+from wsi_extract.state.records import BlockDocument
 
 
 def write_splits(

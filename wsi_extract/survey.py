@@ -15,12 +15,17 @@ import numpy as np
 
 from wsi_extract.arrays import BoolImage
 from wsi_extract.blocks import MAX_MASK_PX
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import write_atomically
 from wsi_extract.geometry import Rect
-from wsi_extract.layout import plan_path, survey_path
 from wsi_extract.model import AnnotationTable, OutputFrame, SlideInfo, SlidePlan, Split, TissueMask
-from wsi_extract.plans import (
+from wsi_extract.reading import ReaderChoice, ReaderMode
+from wsi_extract.resolution import choose_overview
+from wsi_extract.sampling import CoverageScene, SamplingOptions, needed_chunks, plan_slide
+from wsi_extract.slides.open_slides import OpenedSlide, SlideCache, choose_reader, read_overview
+from wsi_extract.stain import StainEstimate, StainTarget, estimate_stain, sample_places
+from wsi_extract.state.layout import plan_path, survey_path
+from wsi_extract.state.plans import (
     SurveyRecord,
     digest_of_annotations,
     digest_of_coverage,
@@ -33,12 +38,7 @@ from wsi_extract.plans import (
     read_survey_record,
     write_plan,
 )
-from wsi_extract.reading import ReaderChoice, ReaderMode
-from wsi_extract.resolution import choose_overview
-from wsi_extract.run_claims import check_claim
-from wsi_extract.sampling import CoverageScene, SamplingOptions, needed_chunks, plan_slide
-from wsi_extract.slides import OpenedSlide, SlideCache, choose_reader, read_overview
-from wsi_extract.stain import StainEstimate, StainTarget, estimate_stain, sample_places
+from wsi_extract.state.run_claims import check_claim
 from wsi_extract.storage import Coverage
 from wsi_extract.tissue import TissueMethod, segment_tissue
 
@@ -74,7 +74,7 @@ class SurveyJob:
     output_dir: Path | None
     """Where the plan is kept; ``None`` keeps nothing, for a dry run."""
     run_digest: str | None = None
-    """Of the run that claimed the folder, see `wsi_extract.run_claims`; ``None`` for a folder that nobody claims."""
+    """Of the run that claimed the folder, see `state.run_claims`; ``None`` for a folder that nobody claims."""
 
 
 def survey_slide(job: SurveyJob, slides: SlideCache) -> SurveyRecord:

@@ -9,13 +9,13 @@ from wsi_extract.config import RunConfig
 from wsi_extract.disk_room import DiskRoom
 from wsi_extract.extraction import Reporter
 from wsi_extract.gather import Inputs, SlideStatus
-from wsi_extract.layout import survey_path
 from wsi_extract.model import Fault
-from wsi_extract.plans import SurveyRecord
 from wsi_extract.preflight import expected_bytes, survey_job
-from wsi_extract.run_claims import require_claim
-from wsi_extract.slide_ledger import remember_fault
 from wsi_extract.stain import StainTarget
+from wsi_extract.state.layout import survey_path
+from wsi_extract.state.plans import SurveyRecord
+from wsi_extract.state.run_claims import require_claim
+from wsi_extract.state.slide_ledger import remember_fault
 from wsi_extract.survey import survey_slide
 from wsi_extract.tasks import Task, TaskResult, survivable_fault
 

@@ -23,7 +23,7 @@ from wsi_extract.errors import EnvironmentFaultError, IntegrityError, SlideError
 from wsi_extract.faults import class_of, fault_from, find_lost_mount
 from wsi_extract.hang_watch import AGAIN, HangWatch
 from wsi_extract.model import Fault, FaultClass
-from wsi_extract.slides import SlideCache
+from wsi_extract.slides.open_slides import SlideCache
 
 __all__ = [
     "ElasticExecutor",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from wsi_extract.config import LOCATION_FIELDS, RunConfig
 from wsi_extract.errors import ConfigError, InputError
 from wsi_extract.interrupts import Check
-from wsi_extract.layout import ERRORS
 from wsi_extract.printable import as_one_line
+from wsi_extract.state.layout import ERRORS
 
 if TYPE_CHECKING:
     from wsi_extract.repair import RepairResult
@@ -101,7 +101,7 @@ def _check_repair_flags(arguments: argparse.Namespace) -> None:
 
 def _repair(arguments: argparse.Namespace, *, check_signals: Check) -> int:
     """Repair a data set and say what was done."""
-    from wsi_extract.console import ConsoleReporter, make_console  # noqa: PLC0415
+    from wsi_extract.console.reporters import ConsoleReporter, make_console  # noqa: PLC0415
     from wsi_extract.repair import RepairRequest, repair  # noqa: PLC0415
 
     request = RepairRequest(
@@ -123,13 +123,13 @@ def _repair(arguments: argparse.Namespace, *, check_signals: Check) -> int:
 def open_executor(config: RunConfig) -> Iterator[Executor]:
     """Yield what runs the tasks of a repair: this process, or as many worker processes as were asked for."""
     from wsi_extract import machine  # noqa: PLC0415
-    from wsi_extract.slides import SlideCache  # noqa: PLC0415
+    from wsi_extract.slides.open_slides import SlideCache  # noqa: PLC0415
     from wsi_extract.tasks import SerialExecutor, keep_to_one_thread  # noqa: PLC0415
 
     n_workers = config.workers or 0
     memory_bytes = machine.memory_per_worker_bytes(max(1, n_workers), asked_mb=config.worker_memory_mb)
     if n_workers:
-        from wsi_extract import schedule  # noqa: PLC0415
+        from wsi_extract.cluster import schedule  # noqa: PLC0415
 
         cluster = schedule.local_cluster(
             n_workers=n_workers, memory_bytes=memory_bytes, dashboard_address=config.dashboard_address

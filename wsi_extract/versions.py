@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.node_start.requirements import is_below
-from wsi_extract.opened_slide import openslide_version
+from wsi_extract.slides.opened_slide import openslide_version
 
 OPENSLIDE_LIBRARY = "OpenSlide library"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from wsi_extract.arrays import FloatArray, RgbImage
 from wsi_extract.blocks import Window, cut_windows, window_of_each
-from wsi_extract.slides import OpenedSlide
+from wsi_extract.slides.open_slides import OpenedSlide
 
 
 def read_windows(

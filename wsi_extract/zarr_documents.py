@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_extract.layout import MANIFEST, PATCHES, PIXELS, patch_array_folder
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument
+from wsi_extract.state.layout import MANIFEST, PATCHES, PIXELS, patch_array_folder
+from wsi_extract.state.records import BlockDocument
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.zarr_json import (
     group_document,

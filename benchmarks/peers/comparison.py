@@ -28,8 +28,8 @@ from benchmarks.peers.same_patches import (
 from benchmarks.processes import FailedCommandError, ProcessCost, run_measured
 from benchmarks.rounds import Contender, Rounds, one_core, run_naive, run_rounds
 from benchmarks.scanned_slides import annotations_of
-from wsi_extract.layout import split_folder
 from wsi_extract.model import Split
+from wsi_extract.state.layout import split_folder
 
 NAIVE = "naive script (OpenSlide, Pillow)"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers.catalogue import Peer
-from wsi_extract.files import write_atomically
+from wsi_extract.disk.files import write_atomically
 
 INSTALL_LIMIT_S = 1800
 """A program whose installation takes longer counts as one that does not install."""

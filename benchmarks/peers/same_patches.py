@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.patch_list import PatchList
 from wsi_extract.dataset import open_dataset
 from wsi_extract.model import SlideFile
-from wsi_extract.slides import OpenedSlide
+from wsi_extract.slides.open_slides import OpenedSlide
 
 N_COMPARED = 64
 """Patches of each contender whose pixels are compared before anything is timed."""

@@ -13,7 +13,7 @@ from benchmarks.scanned_pixels import write_scanned_slide
 from benchmarks.scanned_slides import COPIES_ANNOTATIONS, annotations_of, main, scanned_copies, scanned_slide
 from benchmarks.texture import TISSUE_GREY
 from wsi_extract.model import SlideFile
-from wsi_extract.slides import fingerprint_of
+from wsi_extract.slides.open_slides import fingerprint_of
 from wsi_extract.synthetic import HeSlideSpec
 
 WIDTH_PX, HEIGHT_PX = 1_300, 1_000  # no multiple of tiles or downsamples

@@ -27,11 +27,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     [
         pytest.param("python:start", Stage.START, id="before the first line"),
         pytest.param("/x/wsi_extract/survey.py:f;<frozen importlib._bootstrap>:_load", Stage.START, id="late import"),
-        pytest.param("/x/wsi_extract/survey.py:f;/x/wsi_extract/opened_slide.py:g", Stage.SURVEY, id="reads too"),
+        pytest.param("/wsi_extract/survey.py:f;/wsi_extract/slides/opened_slide.py:g", Stage.SURVEY, id="reads too"),
         pytest.param(f"{EXTRACT};/x/wsi_extract/stores/png.py:write_patches", Stage.WRITE, id="write"),
         pytest.param(
             f"{EXTRACT};/x/wsi_extract/stores/png.py:write_patches;/x/wsi_extract/extract.py:read_patches;"
-            "/x/wsi_extract/tiled_jpeg.py:Reader.read",
+            "/x/wsi_extract/slides/tiled_jpeg.py:Reader.read",
             Stage.DECODE,
             id="a generator inside the writer",
         ),
@@ -45,7 +45,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
             Stage.DIGEST,
             id="two native calls of one function",
         ),
-        pytest.param(f"{EXTRACT};/x/wsi_extract/files.py:write_atomically", Stage.RECORD, id="record"),
+        pytest.param(f"{EXTRACT};/x/wsi_extract/disk/files.py:write_atomically", Stage.RECORD, id="record"),
         pytest.param("/x/run_extraction.py:main", Stage.SCHEDULE, id="driver"),
         pytest.param("/y/elsewhere.py:f", Stage.OTHER, id="other"),
     ],

@@ -18,20 +18,20 @@ import numpy as np
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.coco import write_coco
+from wsi_extract.disk.files import pretty_json, sha256_of_file, write_atomically
 from wsi_extract.export.options import ExportFormat, ExportOptions, ExportRequest
 from wsi_extract.export.run import ExportResult, export_dataset
 from wsi_extract.export.source import FinishedDataset, Source, open_source, row_ranges
-from wsi_extract.files import pretty_json, sha256_of_file, write_atomically
 from wsi_extract.index import IndexWriter, SplitIndex, write_root
-from wsi_extract.layout import (
+from wsi_extract.model import Split
+from wsi_extract.state.layout import (
     COMPLETE,
     instances_name,
     patch_array_folder,
     patch_file_name,
     record_path,
 )
-from wsi_extract.model import Split
-from wsi_extract.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
+from wsi_extract.state.records import SCHEMA, BlockDocument, LabelEntry, PatchEntry, encode_document
 from wsi_extract.storage import CodecName, Store
 from wsi_extract.stores.block_files import BlockTarget, ShardPlace, write_block_files
 from wsi_extract.stores.codecs import PixelCodec

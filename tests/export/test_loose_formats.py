@@ -22,8 +22,8 @@ from tests.export.helpers import (
 )
 from wsi_extract.dataset import open_dataset
 from wsi_extract.export.options import Classes, ExportFormat
-from wsi_extract.layout import STATE
 from wsi_extract.model import Split
+from wsi_extract.state.layout import STATE
 from wsi_extract.storage import Store
 from wsi_extract.stores.png import decode_png
 

@@ -16,9 +16,9 @@ from wsi_extract.errors import IntegrityError
 from wsi_extract.export.options import ExportFormat
 from wsi_extract.export.recorded import RecordedFiles
 from wsi_extract.export.source import open_source, read_finished
-from wsi_extract.layout import STATE, patch_shard_path, record_path
 from wsi_extract.model import Split
-from wsi_extract.records import encode_document, read_document
+from wsi_extract.state.layout import STATE, patch_shard_path, record_path
+from wsi_extract.state.records import encode_document, read_document
 from wsi_extract.storage import Store
 from wsi_extract.stores.png import encode_png
 from wsi_extract.stores.shards import write_shard

@@ -19,11 +19,11 @@ from tests.export.helpers import (
     make_source,
     read_json,
 )
+from wsi_extract.disk.files import pretty_json
 from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError
 from wsi_extract.export import hdf5_files, lmdb_files, loose_files
 from wsi_extract.export.destination import EXPORT, UNFINISHED, held_destination
 from wsi_extract.export.options import ExportFormat
-from wsi_extract.files import pretty_json
 from wsi_extract.model import Split
 from wsi_extract.storage import Store
 

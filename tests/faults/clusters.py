@@ -17,7 +17,7 @@ from tests.faults.kills import processes_of_group, workers_of_group
 from tests.faults.plans import Action, Strike, struck
 from tests.faults.shop import COMPLETE, KILLED, PARTIAL, RESUMABLE, Outcome, Shop, clear
 from tests.helpers_cluster import start_scheduler, start_worker
-from wsi_extract.layout import STATE
+from wsi_extract.state.layout import STATE
 from wsi_extract.storage import Store
 
 N_WORKERS = 2

@@ -116,7 +116,7 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 def _serve() -> None:
-    import wsi_extract.console  # noqa: PLC0415
+    import wsi_extract.console.reporters  # noqa: PLC0415
     import wsi_extract.pipeline  # noqa: F401, PLC0415  # loaded once, for all runs
     from tests.faults.run import carry_out  # noqa: PLC0415
 

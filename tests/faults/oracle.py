@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.roles import role_of_file
-from wsi_extract.files import is_temporary
-from wsi_extract.layout import MANIFEST, instances_name, patch_shard_path, pixel_shard_path, plan_path, split_folder
+from wsi_extract.disk.files import is_temporary
 from wsi_extract.model import Split
+from wsi_extract.state.layout import (
+    MANIFEST,
+    instances_name,
+    patch_shard_path,
+    pixel_shard_path,
+    plan_path,
+    split_folder,
+)
 from wsi_extract.verify import audit, compare
 
 OF_THIS_RUN = frozenset({"manifest", "report", "lock", "fault", "errors"})

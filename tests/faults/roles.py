@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from wsi_extract.files import is_temporary
-from wsi_extract.layout import (
+from wsi_extract.disk.files import is_temporary
+from wsi_extract.model import Split
+from wsi_extract.state.layout import (
     DASK_REPORT,
     ERRORS,
     INDEX,
@@ -26,7 +27,6 @@ from wsi_extract.layout import (
     slide_manifest_path,
     split_folder,
 )
-from wsi_extract.model import Split
 
 TEMPORARY_CHARACTERS = len(".0123456789ab.partial")
 OTHER = "other"

@@ -15,7 +15,7 @@ from tests.faults.forker import Forker, RunEnd
 from tests.faults.oracle import Facts, Oracle, Verdict
 from tests.faults.plans import Plan, Strike, struck
 from tests.helpers_run import make_inputs
-from wsi_extract.layout import ERRORS, FAILED, MANIFEST
+from wsi_extract.state.layout import ERRORS, FAILED, MANIFEST
 from wsi_extract.storage import Store
 from wsi_extract.verify import audit
 
@@ -58,8 +58,8 @@ class Shop:
     n_slides: int = N_SLIDES
     patches_per_slide: int = 20
     is_direct: bool = False
-    """Whether runs write files directly, see `wsi_extract.mounts.CommitForm`; the environment, or the file system of
-    ``out_root``, has to tell them."""
+    """Whether runs write files directly, see `wsi_extract.disk.mounts.CommitForm`; the environment, or the file
+    system of ``out_root``, has to tell them."""
     out_root: Path | None = None
     """Where output folders of disturbed runs are; beside the inputs unless told otherwise."""
     forker: Forker = field(default_factory=Forker, init=False)

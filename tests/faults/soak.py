@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.document import fill_sections
 from tests.faults import clusters, flips, kills, machine
 from tests.faults.shop import Outcome, Shop
-from wsi_extract.files import write_atomically
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.storage import Store
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"

@@ -13,10 +13,10 @@ from pathlib import Path
 from tests.fuzz.runner import fuzz
 from tests.helpers_jpeg_slides import JpegSlide, write_jpeg_file
 from wsi_extract.errors import SlideError
-from wsi_extract.jpeg_tiles import find_jpeg_tiles
 from wsi_extract.model import SlideFile, SlideLevel
-from wsi_extract.tiff_claims import refuse_impossible_tiles
-from wsi_extract.tiled_jpeg import TileCache, TiledJpegReader
+from wsi_extract.slides.jpeg_tiles import find_jpeg_tiles
+from wsi_extract.slides.tiff_claims import refuse_impossible_tiles
+from wsi_extract.slides.tiled_jpeg import TileCache, TiledJpegReader
 
 LEVELS = (
     SlideLevel(width_px=96, height_px=64, downsample=1.0),

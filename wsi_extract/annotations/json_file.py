@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from wsi_extract.annotations.source import MEMORY_SHARE, refuse_too_large, shortened
+from wsi_extract.disk.files import sha256_of
 from wsi_extract.errors import AnnotationError
-from wsi_extract.files import sha256_of
 from wsi_extract.input_files import read_regular
 from wsi_extract.machine import memory_bytes
 

@@ -21,8 +21,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from wsi_extract.annotations.source import SUPPORTED, shortened
+from wsi_extract.disk.scratch import local_scratch
 from wsi_extract.errors import AnnotationError, EnvironmentFaultError
-from wsi_extract.scratch import local_scratch
 
 SQLITE_MAGIC = b"SQLite format 3\x00"
 LARGEST_VALUE_BYTES = 1 << 24

@@ -18,11 +18,11 @@ from wsi_extract.arrays import RgbImage
 from wsi_extract.blocks import patches_per_block
 from wsi_extract.convert.source import SourceDataset, documents_of_slide
 from wsi_extract.dataset import PatchDataset
+from wsi_extract.disk.files import sha256_of_file, write_atomically
 from wsi_extract.errors import RESTORE, IntegrityError
-from wsi_extract.files import sha256_of_file, write_atomically
-from wsi_extract.layout import record_path
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument, check_repeated, encode_document, read_document, without_files
+from wsi_extract.state.layout import record_path
+from wsi_extract.state.records import BlockDocument, check_repeated, encode_document, read_document, without_files
 from wsi_extract.storage import Store
 from wsi_extract.stores.block_files import BlockTarget, ShardPlace, files_of_block, write_block_files
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsi_extract.claim import CONVERSION, claim_folder
-from wsi_extract.durable import make_folder
+from wsi_extract.disk.durable import make_folder
+from wsi_extract.disk.files import TEMPORARY_SUFFIX, pretty_json, write_atomically
 from wsi_extract.errors import InputError, IntegrityError
-from wsi_extract.files import TEMPORARY_SUFFIX, pretty_json, write_atomically
-from wsi_extract.layout import MANIFEST, STATE, lock_path, run_path
-from wsi_extract.record_files import read_json_object
+from wsi_extract.state.claim import CONVERSION, claim_folder
+from wsi_extract.state.layout import MANIFEST, STATE, lock_path, run_path
+from wsi_extract.state.record_files import read_json_object
 
 UNFINISHED = "conversion.unfinished.json"
 ELSEWHERE = "Choose another --dest."

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from wsi_extract.content_digest import content_digest, digests_of_documents, digests_of_tables, with_own_digest
 from wsi_extract.convert.source import SourceDataset
+from wsi_extract.disk.files import sha256_of_file, write_atomically
 from wsi_extract.errors import RESTORE, IntegrityError
-from wsi_extract.files import sha256_of_file, write_atomically
 from wsi_extract.finish import write_split_documents
 from wsi_extract.index import write_root
-from wsi_extract.layout import COMPLETE, ERRORS, INDEX, SLIDES_TABLE, instances_name, plan_path, survey_path
 from wsi_extract.model import SlidePlan, Split
-from wsi_extract.plans import encode_survey, read_mask, read_patches, write_plan
-from wsi_extract.records import digests_of
-from wsi_extract.slide_ledger import SlideLedger
 from wsi_extract.slide_outcomes import SlideOutcome, digests_of_blocks, documents_of, manifest_of_slide
+from wsi_extract.state.layout import COMPLETE, ERRORS, INDEX, SLIDES_TABLE, instances_name, plan_path, survey_path
+from wsi_extract.state.plans import encode_survey, read_mask, read_patches, write_plan
+from wsi_extract.state.records import digests_of
+from wsi_extract.state.slide_ledger import SlideLedger
 from wsi_extract.stores.block_files import BlockTarget
 from wsi_extract.survey import read_survey
 from wsi_extract.zarr_documents import write_patch_documents, write_patch_groups

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import numpy as np
 
 import wsi_extract
-from wsi_extract.claim import CONVERSION
 from wsi_extract.convert.blocks import BlockConverter, BlockJob, jobs_of
 from wsi_extract.convert.destination import check_destination, claim_destination, finish_destination
 from wsi_extract.convert.documents import copy_plans, manifest_of, write_documents, write_slide_manifests
@@ -20,9 +19,10 @@ from wsi_extract.convert.options import ConvertRequest
 from wsi_extract.convert.source import SourceDataset, read_source, refuse_same
 from wsi_extract.disk_room import DiskRoom
 from wsi_extract.errors import ConfigError, EnvironmentFaultError, IntegrityError, WsiExtractError
-from wsi_extract.folder_lock import locked
 from wsi_extract.preflight import CODEC_SHARE_OF_RAW, PNG_SHARE_OF_RAW, encoder_versions, pixel_versions
-from wsi_extract.run_claims import run_digest
+from wsi_extract.state.claim import CONVERSION
+from wsi_extract.state.folder_lock import locked
+from wsi_extract.state.run_claims import run_digest
 from wsi_extract.stores.block_files import BlockTarget
 from wsi_extract.stores.png import check_encoder
 from wsi_extract.stores.zarr_json import check_node_name

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_extract.claim import CONVERSION
 from wsi_extract.convert.options import ConvertRequest
 from wsi_extract.dataset import SOURCES, PatchDataset, readable_stores
+from wsi_extract.disk.files import canonical_json, sha256_of
 from wsi_extract.errors import RESTORE, InputError, IntegrityError
-from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.index import SplitIndex, read_index
-from wsi_extract.layout import COMPLETE, MANIFEST, record_path, run_path
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument, read_document
+from wsi_extract.state.claim import CONVERSION
+from wsi_extract.state.layout import COMPLETE, MANIFEST, record_path, run_path
+from wsi_extract.state.records import BlockDocument, read_document
 from wsi_extract.storage import CodecName, Store
 from wsi_extract.stores.codecs import PixelCodec
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from wsi_extract.durable import make_folder
+from wsi_extract.disk.durable import make_folder
+from wsi_extract.disk.files import sha256_of, write_atomically
 from wsi_extract.errors import IntegrityError
 from wsi_extract.export.loose_files import LooseFile, write_missing
 from wsi_extract.export.source import FinishedDataset, Source
-from wsi_extract.files import sha256_of, write_atomically
-from wsi_extract.layout import instances_name, split_folder
 from wsi_extract.model import Split
+from wsi_extract.state.layout import instances_name, split_folder
 
 
 def write_split(source: Source, destination: Path, *, advance: Callable[[int], None]) -> None:

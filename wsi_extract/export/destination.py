@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wsi_extract.durable import make_folder
+from wsi_extract.disk.durable import make_folder
+from wsi_extract.disk.files import TEMPORARY_SUFFIX, is_temporary, pretty_json, write_atomically
 from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError
-from wsi_extract.files import TEMPORARY_SUFFIX, is_temporary, pretty_json, write_atomically
-from wsi_extract.folder_lock import NO_LOCKS
-from wsi_extract.record_files import read_json_object
+from wsi_extract.state.folder_lock import NO_LOCKS
+from wsi_extract.state.record_files import read_json_object
 
 EXPORT = "export.json"
 UNFINISHED = "export.unfinished.json"

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_extract.disk.files import canonical_json
 from wsi_extract.export.hdf5_output import Hdf5Output, atomic_hdf5
 from wsi_extract.export.names import mitosis_flags, patch_name
 from wsi_extract.export.optional import import_optional
 from wsi_extract.export.options import Compression
 from wsi_extract.export.source import Source, row_ranges
-from wsi_extract.files import canonical_json
 from wsi_extract.index import SplitIndex
 
 if TYPE_CHECKING:

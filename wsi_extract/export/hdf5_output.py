@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
-from wsi_extract.durable import fsync_folder, make_folder
-from wsi_extract.files import temporary_beside
+from wsi_extract.disk.durable import fsync_folder, make_folder
+from wsi_extract.disk.files import temporary_beside
 from wsi_extract.interrupts import Check, held
 
 if TYPE_CHECKING:

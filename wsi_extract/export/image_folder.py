@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from wsi_extract.durable import make_folder
+from wsi_extract.disk.durable import make_folder
 from wsi_extract.export.loose_files import LooseFile, write_missing
 from wsi_extract.export.names import CLASS_NAMES, class_names, patch_name
 from wsi_extract.export.options import Classes

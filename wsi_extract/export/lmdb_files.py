@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_extract.durable import make_folder
+from wsi_extract.disk.durable import make_folder
+from wsi_extract.disk.files import canonical_json
 from wsi_extract.export.names import mitosis_flags, patch_name
 from wsi_extract.export.optional import import_optional
 from wsi_extract.export.options import Encoding
 from wsi_extract.export.source import Source, row_ranges
-from wsi_extract.files import canonical_json
 from wsi_extract.index import SplitIndex
 
 if TYPE_CHECKING:

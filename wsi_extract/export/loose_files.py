@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_extract.durable import make_folder
-from wsi_extract.files import commit_together, temporary_beside
+from wsi_extract.disk.durable import make_folder
+from wsi_extract.disk.files import commit_together, temporary_beside
 
 FILES_PER_BATCH = 256
 

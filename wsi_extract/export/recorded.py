@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi_extract.disk.files import sha256_of, sha256_of_file
 from wsi_extract.errors import RESTORE, IntegrityError
-from wsi_extract.files import sha256_of, sha256_of_file
 from wsi_extract.index import SplitIndex
-from wsi_extract.layout import patch_shard_path, pixel_record_path, pixel_shard_path, record_path
 from wsi_extract.model import Split
 from wsi_extract.pixels import read_pixel_document
-from wsi_extract.records import BlockDocument, read_document
+from wsi_extract.state.layout import patch_shard_path, pixel_record_path, pixel_shard_path, record_path
+from wsi_extract.state.records import BlockDocument, read_document
 from wsi_extract.storage import Store
 from wsi_extract.stores.zarr_json import PIXEL_SHARD_PX
 

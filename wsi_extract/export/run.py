@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from wsi_extract.disk.files import canonical_json
 from wsi_extract.errors import InputError, IntegrityError, WsiExtractError
 from wsi_extract.export import coco_png, hdf5_files, image_folder, lmdb_files, webdataset_files, yolo
 from wsi_extract.export.destination import (
@@ -22,10 +23,9 @@ from wsi_extract.export.names import SplitCounts, count_split
 from wsi_extract.export.options import ExportFormat, ExportRequest
 from wsi_extract.export.room import check_room, expected_bytes, writing_fault
 from wsi_extract.export.source import FinishedDataset, Source, open_source, read_finished
-from wsi_extract.files import canonical_json
 from wsi_extract.index import SplitIndex
-from wsi_extract.layout import STATE
 from wsi_extract.model import Split
+from wsi_extract.state.layout import STATE
 
 SCHEMA = 1
 

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.dataset import PatchDataset, open_dataset
+from wsi_extract.disk.files import canonical_json, sha256_of
 from wsi_extract.errors import RESTORE, EnvironmentFaultError, InputError, IntegrityError
 from wsi_extract.export.recorded import RecordedFiles
-from wsi_extract.files import canonical_json, sha256_of
 from wsi_extract.index import SplitIndex
-from wsi_extract.layout import MANIFEST, STATE, split_folder
 from wsi_extract.model import Split
+from wsi_extract.state.layout import MANIFEST, STATE, split_folder
 from wsi_extract.storage import Store
 from wsi_extract.stores.png import decode_png, encode_png
 

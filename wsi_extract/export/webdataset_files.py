@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from wsi_extract.arrays import IntArray
-from wsi_extract.durable import make_folder
+from wsi_extract.disk.durable import make_folder
+from wsi_extract.disk.files import atomic_writer, canonical_json
 from wsi_extract.epochs import shuffled
 from wsi_extract.export.names import mitosis_flags, patch_name
 from wsi_extract.export.source import Source, row_ranges
-from wsi_extract.files import atomic_writer, canonical_json
 from wsi_extract.index import SplitIndex
 from wsi_extract.model import PatchKind
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from wsi_extract.durable import make_folder
+from wsi_extract.disk.durable import make_folder
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.export.loose_files import LooseFile, write_missing
 from wsi_extract.export.names import patch_name
 from wsi_extract.export.source import Source
-from wsi_extract.files import write_atomically
 from wsi_extract.index import SplitIndex
 from wsi_extract.model import Split
 

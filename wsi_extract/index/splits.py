@@ -17,8 +17,8 @@ import numpy.typing as npt
 from wsi_extract.arrays import CodeArray, FloatArray, IntArray
 from wsi_extract.coco import AREA_DECIMALS
 from wsi_extract.errors import IntegrityError
-from wsi_extract.layout import index_folder, patch_file_name
 from wsi_extract.model import PatchKind, Split
+from wsi_extract.state.layout import index_folder, patch_file_name
 from wsi_extract.stores.arrays import REMEDY, read_array
 from wsi_extract.stores.zarr_json import own_attributes, read_document
 

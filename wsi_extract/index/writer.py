@@ -12,9 +12,9 @@ import numpy as np
 from wsi_extract.arrays import IntArray
 from wsi_extract.errors import IntegrityError
 from wsi_extract.index.splits import BOX_COLUMNS, COLUMNS, LEGEND, OFFSETS, SCHEMA, IndexedSlide, pair, slide_to_json
-from wsi_extract.layout import INDEX, MANIFEST, index_folder, patch_file_name
 from wsi_extract.model import PatchKind, Split
-from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
+from wsi_extract.state.layout import INDEX, MANIFEST, index_folder, patch_file_name
+from wsi_extract.state.records import BlockDocument, LabelEntry, PatchEntry
 from wsi_extract.stores.arrays import ROWS_PER_CHUNK, ArrayAppender, remove_node
 from wsi_extract.stores.zarr_json import group_document, sealed, write_document
 

@@ -128,7 +128,7 @@ def variables_for(python: str, environ: "dict[str, str]") -> "dict[str, str]":
 
 def is_follower() -> bool:
     """Tell whether this is a node of several, and not the first."""
-    rank = os.environ.get("NODE_RANK") or os.environ.get("RANK") or "0"  # as `wsi_extract.node_group` reads them
+    rank = os.environ.get("NODE_RANK") or os.environ.get("RANK") or "0"  # as `cluster.node_group` reads them
     numbers = [os.environ.get("WSI_EXTRACT_NODES") or "1", rank]
     return all(text.isdecimal() for text in numbers) and int(numbers[0]) > 1 and int(numbers[1]) > 0
 

@@ -13,7 +13,7 @@ from wsi_extract.sampling.tissue_rule import ORIGINS_AT_ONCE, TissueRule, has_ti
 MAX_POSITIONS = 2**30
 """Of a grid, before tissue is asked for: some minutes of looking."""
 MAX_PATCHES = 10_000_000
-"""Of one slide: a plan of more could not be read back, see `wsi_extract.plans.MAX_PLAN_BYTES`."""
+"""Of one slide: a plan of more could not be read back, see `wsi_extract.state.plans.MAX_PLAN_BYTES`."""
 REMEDY_STRIDE = "Choose a larger --stride_px, a smaller --overlap, a larger --patch_size or a coarser --mpp."
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_extract.arrays import IntArray
-from wsi_extract.files import canonical_json
+from wsi_extract.disk.files import canonical_json
 from wsi_extract.model import PatchKind, Split
 
 RawArray = npt.NDArray[np.uint64]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 
+from wsi_extract.disk.files import canonical_json
 from wsi_extract.errors import SplitError
-from wsi_extract.files import canonical_json
 from wsi_extract.geometry import Rect
 from wsi_extract.model import Split
 from wsi_extract.splits.names import CCMCT_TEST_SLIDES, NameIndex, find_slides_named, index_names, nearest_names

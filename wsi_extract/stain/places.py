@@ -9,7 +9,7 @@ from math import ceil, floor
 import numpy as np
 
 from wsi_extract.arrays import BoolImage, FloatArray, IntArray
-from wsi_extract.files import canonical_json
+from wsi_extract.disk.files import canonical_json
 from wsi_extract.geometry import Rect
 from wsi_extract.model import TissueMask
 

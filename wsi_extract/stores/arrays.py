@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from wsi_extract.durable import remove_tree
+from wsi_extract.disk.durable import remove_tree
+from wsi_extract.disk.files import write_atomically
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import write_atomically
 from wsi_extract.stores.zarr_json import (
     DOCUMENT_NAME,
     ArrayShape,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_extract.arrays import RgbImage
-from wsi_extract.files import FileBatch, accept, open_batch
-from wsi_extract.layout import patch_shard_path, record_path, split_folder
+from wsi_extract.disk.files import FileBatch, accept, open_batch
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument
-from wsi_extract.run_claims import check_claim
+from wsi_extract.state.layout import patch_shard_path, record_path, split_folder
+from wsi_extract.state.records import BlockDocument
+from wsi_extract.state.run_claims import check_claim
 from wsi_extract.storage import PngEncoder, Store
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.png import add_patch
@@ -30,7 +30,7 @@ class BlockTarget:
     png: PngEncoder = PngEncoder.ISAL
     """Of PNG files."""
     run_digest: str | None = None
-    """Of the run that claimed the folder, see `wsi_extract.run_claims`; ``None`` for a folder that nobody claims."""
+    """Of the run that claimed the folder, see `state.run_claims`; ``None`` for a folder that nobody claims."""
 
     def check_claim(self) -> None:
         """Refuse to write there for a run that the folder does not belong to any more.

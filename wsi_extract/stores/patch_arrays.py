@@ -13,8 +13,8 @@ from typing import Any
 
 from wsi_extract.arrays import RgbImage
 from wsi_extract.errors import RESTORE, IntegrityError
-from wsi_extract.layout import patch_array_folder, patch_shard_path
 from wsi_extract.model import Split
+from wsi_extract.state.layout import patch_array_folder, patch_shard_path
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import CRC_BYTES, PixelCodec, checksum_of
 from wsi_extract.stores.shards import DamagedShardError, ShardReader, read_place

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from wsi_extract.arrays import BoolImage, RgbImage
+from wsi_extract.disk.files import accept
 from wsi_extract.errors import RESTORE, IntegrityError, WsiExtractError
-from wsi_extract.files import accept
-from wsi_extract.layout import pixel_image_folder, pixel_shard_path
+from wsi_extract.state.layout import pixel_image_folder, pixel_shard_path
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.shards import DamagedShardError, ShardReader, StoredShard, write_shard
 from wsi_extract.stores.zarr_json import (
@@ -102,7 +102,7 @@ def write_pixel_shard(
     check
         Raises when the shard, which is durable by then, must not appear; nothing is replaced in that case.
     record
-        What vouches for the shard, see `wsi_extract.files.open_batch`.
+        What vouches for the shard, see `wsi_extract.disk.files.open_batch`.
 
     Raises
     ------

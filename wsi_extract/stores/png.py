@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_extract.arrays import RgbImage
+from wsi_extract.disk.files import FileBatch, open_batch, sha256_of
 from wsi_extract.errors import ConfigError, EnvironmentFaultError
-from wsi_extract.files import FileBatch, open_batch, sha256_of
 from wsi_extract.storage import PngEncoder
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]

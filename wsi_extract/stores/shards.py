@@ -20,8 +20,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from wsi_extract.disk.files import FileBatch, Writes, accept, open_batch
 from wsi_extract.errors import IntegrityError
-from wsi_extract.files import FileBatch, Writes, accept, open_batch
 from wsi_extract.stores.codecs import CRC_BYTES, checksum_of
 
 ABSENT = 2**64 - 1

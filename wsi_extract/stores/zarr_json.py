@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from wsi_extract.disk.files import canonical_json, pretty_json, sha256_of, write_atomically
 from wsi_extract.errors import InputError, IntegrityError
-from wsi_extract.files import canonical_json, pretty_json, sha256_of, write_atomically
 
 JsonObject: TypeAlias = dict[str, object]
 

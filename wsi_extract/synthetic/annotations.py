@@ -12,7 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from wsi_extract.files import write_atomically
+from wsi_extract.disk.files import write_atomically
 
 SPOT_RADIUS_PX = 25
 """Half side of the box that the published data sets put around a spot."""

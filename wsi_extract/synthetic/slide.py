@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from wsi_extract.arrays import RgbImage
-from wsi_extract.files import atomic_writer
+from wsi_extract.disk.files import atomic_writer
 from wsi_extract.synthetic.bands import draw_band
 from wsi_extract.synthetic.scene import Scene, compose_scene
 from wsi_extract.synthetic.spec import BAND_TILES, HeSlideSpec, PlacedCell

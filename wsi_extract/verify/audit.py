@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_extract.layout import MANIFEST, STATE
 from wsi_extract.model import Split
+from wsi_extract.state.layout import MANIFEST, STATE
 from wsi_extract.verify.digest import check_content
 from wsi_extract.verify.entries import check_entries, check_slide_ids
 from wsi_extract.verify.findings import AuditReport, Check, Findings

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from wsi_extract.layout import (
+from wsi_extract.model import Split
+from wsi_extract.state.layout import (
     DASK_REPORT,
     MANIFEST,
     SLIDES_TABLE,
@@ -25,7 +26,6 @@ from wsi_extract.layout import (
     split_folder,
     survey_path,
 )
-from wsi_extract.model import Split
 from wsi_extract.verify.entries import check_entries
 from wsi_extract.verify.findings import AuditReport, Check, Findings, read_json_object
 from wsi_extract.verify.patch_files import files_below

@@ -13,8 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_extract.files import sha256_of_file
-from wsi_extract.layout import (
+from wsi_extract.disk.files import sha256_of_file
+from wsi_extract.model import Split
+from wsi_extract.pixels import read_pixel_document
+from wsi_extract.state.layout import (
     patch_shard_path,
     pixel_record_path,
     pixel_shard_path,
@@ -24,11 +26,9 @@ from wsi_extract.layout import (
     split_folder,
     survey_path,
 )
-from wsi_extract.model import Split
-from wsi_extract.pixels import read_pixel_document
-from wsi_extract.plans import read_coverage, read_patches, read_survey_record
-from wsi_extract.record_files import read_record
-from wsi_extract.records import BlockDocument, read_document
+from wsi_extract.state.plans import read_coverage, read_patches, read_survey_record
+from wsi_extract.state.record_files import read_record
+from wsi_extract.state.records import BlockDocument, read_document
 from wsi_extract.storage import Store
 from wsi_extract.stores.pixel_array import shards_of
 from wsi_extract.verify.documents import is_inside

@@ -1,7 +1,7 @@
 """The content digest, recomputed from what lies on disk; nothing that was computed before is believed.
 
 Slide by slide from the survey and the records of blocks and pixels, then from the documents that readers open. The
-format is that of `wsi_extract.slide_manifests` and `wsi_extract.content_digest`, written down here a second time.
+format is that of `wsi_extract.state.slide_manifests` and `wsi_extract.content_digest`, written down here a second time.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from wsi_extract.files import canonical_json, sha256_of, sha256_of_file, sha256_of_tree
-from wsi_extract.layout import (
+from wsi_extract.disk.files import canonical_json, sha256_of, sha256_of_file, sha256_of_tree
+from wsi_extract.model import Split
+from wsi_extract.state.layout import (
     INDEX,
     PATCHES,
     PIXELS,
@@ -22,8 +23,7 @@ from wsi_extract.layout import (
     slide_manifest_path,
     survey_path,
 )
-from wsi_extract.model import Split
-from wsi_extract.plans import read_survey_record
+from wsi_extract.state.plans import read_survey_record
 from wsi_extract.verify.findings import Check, Findings
 from wsi_extract.verify.manifest import Manifest, ManifestSlide
 

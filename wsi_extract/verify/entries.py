@@ -12,9 +12,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from wsi_extract.layout import MANIFEST, OWNED, STATE, instances_name, run_path
 from wsi_extract.model import Split
 from wsi_extract.slide_names import MAX_ID_LENGTH
+from wsi_extract.state.layout import MANIFEST, OWNED, STATE, instances_name, run_path
 from wsi_extract.verify.findings import Check, Findings
 
 GIB = 1 << 30

@@ -13,8 +13,8 @@ from typing import Any
 
 from wsi_extract.config import LOCATION_FIELDS
 from wsi_extract.content_digest import with_own_digest
-from wsi_extract.files import sha256_of_file
-from wsi_extract.layout import COMPLETE, MANIFEST, kept_manifest_path, run_path
+from wsi_extract.disk.files import sha256_of_file
+from wsi_extract.state.layout import COMPLETE, MANIFEST, kept_manifest_path, run_path
 from wsi_extract.verify.findings import DAMAGE, read_json_object
 
 

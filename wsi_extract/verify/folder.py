@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
-from wsi_extract.layout import (
+from wsi_extract.model import Split
+from wsi_extract.state.layout import (
     OWNED,
     SLIDES_TABLE,
     claim_path,
@@ -17,7 +18,6 @@ from wsi_extract.layout import (
     slide_manifest_path,
     survey_path,
 )
-from wsi_extract.model import Split
 from wsi_extract.verify.findings import Check, Findings
 from wsi_extract.verify.manifest import Manifest
 from wsi_extract.verify.patch_files import files_below, is_leftover

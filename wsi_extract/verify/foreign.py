@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from wsi_extract.layout import (
+from wsi_extract.model import Split
+from wsi_extract.state.layout import (
     DASK_REPORT,
     ERRORS,
     INDEX,
@@ -30,9 +31,8 @@ from wsi_extract.layout import (
     split_folder,
     survey_path,
 )
-from wsi_extract.model import Split
-from wsi_extract.plans import read_coverage, read_survey_record
-from wsi_extract.records import read_document
+from wsi_extract.state.plans import read_coverage, read_survey_record
+from wsi_extract.state.records import read_document
 from wsi_extract.storage import Store
 from wsi_extract.stores.pixel_array import shards_of
 from wsi_extract.verify.damage import files_of_block

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from wsi_extract.files import sha256_of_tree
+from wsi_extract.disk.files import sha256_of_tree
 from wsi_extract.index import IndexedSlide, SplitIndex, read_index
 from wsi_extract.index.splits import COLUMNS
-from wsi_extract.layout import INDEX, index_folder
 from wsi_extract.model import PatchKind, Split
+from wsi_extract.state.layout import INDEX, index_folder
 from wsi_extract.verify.documents import CocoDocument, Item
 from wsi_extract.verify.findings import Check, Findings
 from wsi_extract.verify.manifest import Manifest

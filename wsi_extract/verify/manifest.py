@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wsi_extract.files import canonical_json, pretty_json, sha256_of
-from wsi_extract.layout import MANIFEST, instances_name
+from wsi_extract.disk.files import canonical_json, pretty_json, sha256_of
 from wsi_extract.model import Split
+from wsi_extract.state.layout import MANIFEST, instances_name
 from wsi_extract.storage import LEVELS, CodecName, Coverage, Store
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.verify.findings import Check, Findings, read_json_object

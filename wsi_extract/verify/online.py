@@ -9,9 +9,9 @@ import numpy as np
 
 from wsi_extract.arrays import BoolImage
 from wsi_extract.index import read_scene
-from wsi_extract.layout import pixel_image_folder, plan_path, scene_folder, survey_path
 from wsi_extract.model import PatchTable
-from wsi_extract.plans import SurveyRecord, read_coverage, read_mask
+from wsi_extract.state.layout import pixel_image_folder, plan_path, scene_folder, survey_path
+from wsi_extract.state.plans import SurveyRecord, read_coverage, read_mask
 from wsi_extract.stores.pixel_array import open_pixel_array
 from wsi_extract.verify.findings import Check, Findings
 from wsi_extract.verify.labels import find_annotation_problems

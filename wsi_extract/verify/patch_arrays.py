@@ -10,8 +10,8 @@ import numpy as np
 import zarr
 
 from wsi_extract.arrays import RgbImage
-from wsi_extract.layout import patch_array_folder, patch_file_name, patch_shard_path, split_folder
 from wsi_extract.model import Split
+from wsi_extract.state.layout import patch_array_folder, patch_file_name, patch_shard_path, split_folder
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.patch_arrays import open_patch_array, read_patch_into
 from wsi_extract.stores.png import decode_png

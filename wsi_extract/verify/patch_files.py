@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 
-from wsi_extract.files import TEMPORARY_SUFFIX, sha256_of
+from wsi_extract.disk.files import TEMPORARY_SUFFIX, sha256_of
 from wsi_extract.stores.png import decode_png
 from wsi_extract.verify.threads import map_in_threads
 

@@ -11,8 +11,8 @@ import numpy as np
 import zarr
 
 from wsi_extract.arrays import BoolImage, RgbImage
-from wsi_extract.layout import pixel_image_folder, pixel_record_path, pixel_shard_path
 from wsi_extract.pixels import PixelDocument, chunks_of, read_pixel_document
+from wsi_extract.state.layout import pixel_image_folder, pixel_record_path, pixel_shard_path
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.pixel_array import (
     CHUNK_PX,

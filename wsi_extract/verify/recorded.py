@@ -17,9 +17,9 @@ import numpy as np
 from wsi_extract.arrays import FloatArray, IntArray
 from wsi_extract.errors import IntegrityError
 from wsi_extract.geometry import Scale
-from wsi_extract.layout import patch_file_name, record_path
 from wsi_extract.model import PatchKind, Split
-from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry, digests_of, read_document
+from wsi_extract.state.layout import patch_file_name, record_path
+from wsi_extract.state.records import BlockDocument, LabelEntry, PatchEntry, digests_of, read_document
 from wsi_extract.verify.patch_files import MAX_SIDE_PX
 
 SPLITS = tuple(Split)

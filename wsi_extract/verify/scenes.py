@@ -15,9 +15,9 @@ from wsi_extract.arrays import BoolImage, IntArray
 from wsi_extract.geometry import Rect, Scale, integral_image
 from wsi_extract.index import SlideScene
 from wsi_extract.model import OutputFrame, PatchTable, Split, TissueMask
-from wsi_extract.plans import digest_of_annotations
 from wsi_extract.sampling import CoverageScene, SamplingOptions, needed_chunks, stride_from_overlap
 from wsi_extract.splits import half_domains
+from wsi_extract.state.plans import digest_of_annotations
 from wsi_extract.stores.pixel_array import CHUNK_PX
 from wsi_extract.targets import LabelRules
 from wsi_extract.verify.leakage import HALF_MODE

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from wsi_extract.arrays import RgbImage
-from wsi_extract.files import sha256_of_file
+from wsi_extract.disk.files import sha256_of_file
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.shards import ChunkPlace, ShardReader, read_place
 from wsi_extract.verify.findings import DAMAGE

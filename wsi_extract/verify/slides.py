@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_extract.layout import plan_path, record_path, run_path, survey_path
 from wsi_extract.model import NO_ANCHOR, PatchKind, PatchTable
-from wsi_extract.plans import SurveyRecord, read_mask, read_patches, read_survey_record
-from wsi_extract.records import BlockDocument
+from wsi_extract.state.layout import plan_path, record_path, run_path, survey_path
+from wsi_extract.state.plans import SurveyRecord, read_mask, read_patches, read_survey_record
+from wsi_extract.state.records import BlockDocument
 from wsi_extract.storage import Store
 from wsi_extract.verify.findings import DAMAGE, Check, Findings, read_json_object
 from wsi_extract.verify.labels import find_label_problems

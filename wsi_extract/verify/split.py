@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_extract.files import sha256_of
-from wsi_extract.layout import instances_name, split_folder
+from wsi_extract.disk.files import sha256_of
 from wsi_extract.model import Split
-from wsi_extract.records import BlockDocument, LabelEntry, PatchEntry
+from wsi_extract.state.layout import instances_name, split_folder
+from wsi_extract.state.records import BlockDocument, LabelEntry, PatchEntry
 from wsi_extract.verify.documents import (
     CocoDocument,
     Item,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from wsi_extract.index.splits import COLUMNS
-from wsi_extract.layout import INDEX, PATCHES, PIXELS, pixel_record_path, split_folder
 from wsi_extract.model import Split
+from wsi_extract.state.layout import INDEX, PATCHES, PIXELS, pixel_record_path, split_folder
 from wsi_extract.storage import Store
 from wsi_extract.stores.zarr_json import DOCUMENT_NAME, PIXEL_ARRAY
 from wsi_extract.verify.manifest import Manifest
@@ -17,7 +17,7 @@ from wsi_extract.verify.manifest import Manifest
 BELONGS_TO_NOBODY = "belongs to no slide and no split of the manifest"
 UNFINISHED_OPENS = "makes the pixels of a slide open that is not part of the data set"
 SCENES = "slides"
-"""The group of `wsi_extract.layout.scene_folder`."""
+"""The group of `wsi_extract.state.layout.scene_folder`."""
 RECORDS_OF_PIXELS = list(pixel_record_path(Path(), slide_id="any", row=0, column=0).parents[1].parts)
 SPLIT_FOLDERS = frozenset(split_folder(split) for split in Split)
 

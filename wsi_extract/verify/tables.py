@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wsi_extract.csv_table import without_formula
-from wsi_extract.fault_records import read_fault
-from wsi_extract.files import sha256_of_file
-from wsi_extract.layout import ERRORS, SLIDES_TABLE, claim_path, fault_path, run_path
-from wsi_extract.run_claims import claim_content
+from wsi_extract.disk.files import sha256_of_file
 from wsi_extract.slides_table import TEXT_COLUMNS
+from wsi_extract.state.fault_records import read_fault
+from wsi_extract.state.layout import ERRORS, SLIDES_TABLE, claim_path, fault_path, run_path
+from wsi_extract.state.run_claims import claim_content
 from wsi_extract.verify.findings import Check, Findings, read_json_object
 from wsi_extract.verify.manifest import Manifest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import zarr
 from zarr.core.metadata.v3 import ArrayV3Metadata
 
-from wsi_extract.layout import INDEX, PATCHES, PIXELS
+from wsi_extract.state.layout import INDEX, PATCHES, PIXELS
 from wsi_extract.storage import CodecName, Store
 from wsi_extract.stores.codecs import PixelCodec
 from wsi_extract.stores.zarr_json import DOCUMENT_NAME, JsonObject, group_document, read_document, sealed

@@ -1,0 +1,1 @@
+"""Slides as files and as pixels: found, described, opened, read."""

@@ -1,0 +1,1 @@
+"""What a run has written down so far: who owns the folder, plans, records, faults."""

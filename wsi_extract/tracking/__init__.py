@@ -1,0 +1,1 @@
+"""The run as MLflow sees it: parameters, metrics, artifacts."""
