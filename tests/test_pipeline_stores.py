@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.helpers_run import Inputs, ShuffledExecutor, content_of, extract, read_manifest
-from tests.helpers_verify_stores import SLIDE, write_wide_inputs
 from tests.test_failures import damage
+from tests.verify.helpers_stores import SLIDE, write_wide_inputs
 from wsi_extract.dataset import open_dataset
 from wsi_extract.errors import ConfigError, WsiExtractError
 from wsi_extract.slides.open_slides import SlideCache

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers_bit_flips import committed_files, make_tiny_dataset
 from tests.helpers_convert import convert
 from tests.helpers_run import content_of, extract, make_config, make_inputs, read_manifest
-from tests.helpers_verify import Json, edit_json
+from tests.verify.helpers import Json, edit_json
 from wsi_extract.config import RunConfig
 from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.errors import ConfigError, InputError, IntegrityError

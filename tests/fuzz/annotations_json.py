@@ -8,8 +8,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from tests.annotations.test_builders import MITOSIS, box, coco_document, load
 from tests.fuzz.runner import fuzz
-from tests.test_annotations_builders import MITOSIS, box, coco_document, load
 from wsi_extract.annotations import AnnotationOptions, LoadedAnnotations
 from wsi_extract.errors import AnnotationError
 

@@ -10,8 +10,8 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
+from tests.annotations.test_builders import Database, Mark, create_tables, insert_marks, load
 from tests.fuzz.runner import fuzz
-from tests.test_annotations_builders import Database, Mark, create_tables, insert_marks, load
 from wsi_extract.annotations import AnnotationOptions, LoadedAnnotations
 from wsi_extract.annotations.options import SELECTABLE_TYPES
 from wsi_extract.errors import AnnotationError

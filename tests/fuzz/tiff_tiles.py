@@ -1,6 +1,6 @@
 """Any bytes as a slide of JPEG tiles: described and read without OpenSlide, or refused; never more than that.
 
-OpenSlide is left out, because atheris cannot follow it; its side is `tests.test_hostile_slides`.
+OpenSlide is left out, because atheris cannot follow it; its side is `tests.slides.test_hostile_slides`.
 """
 
 from __future__ import annotations
