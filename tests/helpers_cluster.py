@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from wsi_extract.cluster.schedule import TlsFiles
+from wsi_extract.cluster.schedule import TlsFiles, existing_cluster
+from wsi_extract.errors import EnvironmentFaultError
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 20.0
@@ -68,7 +72,9 @@ class Started:
     """A process of the command line of Dask, and what it logs."""
 
     def __init__(self, arguments: Sequence[str], *, ready: str, scratch: Path, packages: Path = ROOT) -> None:
-        environment = os.environ | {"DASK_TEMPORARY_DIRECTORY": str(scratch), "PYTHONPATH": str(packages)}
+        # Dask leaves the silence of a node's workers in the environment of the process that started them.
+        ours = {name: value for name, value in os.environ.items() if name != "DASK_LOGGING"}
+        environment = ours | {"DASK_TEMPORARY_DIRECTORY": str(scratch), "PYTHONPATH": str(packages)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]],
             stderr=subprocess.PIPE,
@@ -151,3 +157,24 @@ def other_cluster(scratch: Path, *, tls: TlsFiles | None = None) -> Iterator[tup
             worker.kill()
     finally:
         scheduler.kill()
+
+
+def refusal(address: str, tls: TlsFiles | None, *, patience_s: float = 15.0) -> str:
+    """Why the cluster at an address cannot be used, as said within the time that a scheduler may take to answer.
+
+    It is asked for in a process of its own: Dask leaves the socket of a handshake that failed to the collector of
+    garbage, which would find it in the middle of some other test.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_refusal, address, tls, patience_s).result()
+
+
+def _refusal(address: str, tls: TlsFiles | None, patience_s: float) -> str:
+    began_s = time.monotonic()
+    try:
+        with existing_cluster(address, tls=tls, patience_s=patience_s):
+            pass
+    except EnvironmentFaultError as error:
+        assert time.monotonic() - began_s < patience_s + 1
+        return str(error)
+    raise AssertionError(f"{address} was taken for a cluster")

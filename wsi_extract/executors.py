@@ -194,7 +194,8 @@ def _open_nodes(
     )
     with cluster as client, dask_report(config) as report_path:
         announcer.show_dashboard(client.dashboard_link)
-        schedule.wait_for_nodes(client, group, say=announcer.note)
+        if not config.dry_run:  # which reads little, and is to be over soon
+            schedule.wait_for_nodes(client, group, say=announcer.note)
         with schedule.dask_executor(
             client,
             worker_memory_bytes=memory_bytes,

@@ -11,8 +11,9 @@ from distributed import Client
 
 from tests.cluster.helpers_two_nodes import first_node, start_follower
 from tests.helpers_nodes import free_port
-from wsi_extract.cluster.node_cluster import call_roll, listening_host, software, wait_for_nodes
+from wsi_extract.cluster.node_cluster import listening_host, software
 from wsi_extract.cluster.node_group import HOME, NodeGroup
+from wsi_extract.cluster.roll import call_roll, wait_for_nodes
 
 pytestmark = pytest.mark.xdist_group("several_nodes")
 

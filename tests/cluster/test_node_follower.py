@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from distributed import get_worker
 
+import wsi_extract
 from tests.cluster.helpers_two_nodes import MEMORY_BYTES, first_node, start_follower, two_nodes
 from tests.helpers_cluster import make_tls
 from tests.helpers_nodes import ROOT, Node, free_port
-from wsi_extract.cluster.node_group import HOME, rank_of
+from wsi_extract.cluster.node_group import HOME, NodeGroup, rank_of
+from wsi_extract.cluster.roll import call_roll, wait_for_nodes
 from wsi_extract.cluster.schedule import dask_executor
 from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.slides.open_slides import SlideCache
@@ -94,13 +96,23 @@ def test_a_node_without_the_certificate_stays_outside(tmp_path: Path) -> None:
     assert "joined" not in follower.log
 
 
-def test_a_node_of_another_version_is_not_let_in(tmp_path: Path) -> None:
-    port = free_port()
-    with first_node(port=port) as client:
-        follower = start_follower(tmp_path, port=port, version="0.0.1")
+def test_a_node_of_another_version_is_not_let_in_and_not_waited_for(tmp_path: Path) -> None:
+    group = NodeGroup(n_nodes=2, rank=HOME, master_host="127.0.0.1", port=free_port(), start_timeout_s=300)
+    said: list[str] = []
+    with first_node(port=group.port) as client:
+        follower = start_follower(tmp_path, port=group.port, version="0.0.1")
+        started_s = time.monotonic()
+        wait_for_nodes(client, group, say=said.append)
+        assert time.monotonic() - started_s < 60
         assert follower.wait(30) == 0
         assert len(client.scheduler_info()["workers"]) == 1
-    assert "not fit for this run: wsi_extract 0.0.1 here" in follower.log
+        assert not call_roll(client).refusals, "they are told once"
+    assert "not fit for this run: wsi_extract 0.0.1 on node 1" in follower.log
+    reason = f"wsi_extract 0.0.1 on node 1, {wsi_extract.__version__} on node 0"
+    assert said == [
+        "waits up to 300 s for the other node, so that each fetches its share",
+        f"node 1 is not fit for this run and takes no part: {reason}",
+    ]
 
 
 def test_a_node_that_comes_after_the_end_ends_well(tmp_path: Path) -> None:

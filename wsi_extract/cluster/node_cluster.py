@@ -10,31 +10,24 @@ import ipaddress
 import logging
 import socket
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
-from distributed.core import Status
-from distributed.scheduler import heartbeat_interval
 
 import wsi_extract
-from wsi_extract.cluster.casualties import LOSS_S
 from wsi_extract.cluster.clusters import (
     DASK_SETTINGS,
     NETWORK_SETTINGS,
     TlsFiles,
     check_tls,
-    scheduler_lost,
     silent_about_ports,
     workers_deaf_to_terminal,
 )
-from wsi_extract.cluster.node_group import HOME, NodeGroup, rank_of, worker_name
+from wsi_extract.cluster.node_group import HOME, NodeGroup, worker_name
 from wsi_extract.disk.scratch import local_scratch
 from wsi_extract.errors import EnvironmentFaultError
 from wsi_extract.interrupts import held
@@ -57,14 +50,6 @@ NODE_SETTINGS: dict[str, Any] = {
 HOME_RESOURCE = "home"
 """What workers of the node of rank 0 have, however often they were started anew: their addresses change."""
 PLENTY = 1e9
-STALE_S = 15.0
-"""A worker that was not heard of for so long gets nothing to do; it is no news when it dies."""
-N_HEARTBEATS = 3
-"""A node is silent after so many that did not come; on a large cluster they are seconds apart."""
-LOOK_S = 1.0
-"""How often the run looks whether nodes that are missing have joined."""
-N_SHOWN = 8
-"""Nodes in a message."""
 EQUAL_PACKAGES = (
     "distributed",
     "dask",
@@ -202,82 +187,6 @@ def listening_host(master_host: str) -> str | None:
             continue
         return f"[{address}]" if family == socket.AF_INET6 else address
     return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Roll:
-    """Which nodes are there."""
-
-    addresses: Mapping[int, tuple[str, ...]]
-    """Of the workers of each node that take tasks."""
-    seen_s: Mapping[int, float]
-    """When each node gave its last sign of life, of `time.monotonic`."""
-    loss_s: float
-    """How long a node may be silent after a death before it counts as gone."""
-
-
-def call_roll(client: Client) -> Roll:
-    """Ask the scheduler which workers there are, and when each was heard of last.
-
-    Raises
-    ------
-    EnvironmentFaultError
-        When it does not answer.
-    """
-    try:
-        n_workers, entries = client.run_on_scheduler(_roll_of)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise scheduler_lost(client) from error
-    now_s, period_s = time.monotonic(), heartbeat_interval(n_workers)
-    addresses: defaultdict[int, list[str]] = defaultdict(list)
-    seen_s: dict[int, float] = {}
-    for name, address, takes_tasks, silent_s in entries:
-        rank = rank_of(name)
-        seen_s[rank] = max(seen_s.get(rank, 0.0), now_s - silent_s)
-        if takes_tasks and (rank == HOME or silent_s < STALE_S + N_HEARTBEATS * period_s):
-            addresses[rank].append(address)
-    return Roll(
-        addresses={rank: tuple(each) for rank, each in sorted(addresses.items())},
-        seen_s=seen_s,
-        loss_s=LOSS_S + N_HEARTBEATS * period_s,
-    )
-
-
-def wait_for_nodes(client: Client, group: NodeGroup, *, say: Callable[[str], None]) -> None:
-    """Return when all nodes have joined, or those that are missing were waited for long enough.
-
-    Parameters
-    ----------
-    say
-        Told how long that may take, and who has not come.
-
-    Raises
-    ------
-    EnvironmentFaultError
-        When the scheduler does not answer.
-    """
-    until_s = time.monotonic() + group.start_timeout_s
-    is_told = False
-    while missing := sorted(set(range(group.n_nodes)) - call_roll(client).addresses.keys()):
-        left_s = until_s - time.monotonic()
-        if left_s <= 0:
-            shown = ", ".join(map(str, missing[:N_SHOWN])) + (", ..." if len(missing) > N_SHOWN else "")
-            say(f"begins without {len(missing)} of {group.n_nodes} nodes ({shown}); they may still join")
-            return
-        if not is_told:
-            n_others = "the other node" if group.n_nodes == 2 else f"the other {group.n_nodes - 1} nodes"
-            say(f"waits up to {group.start_timeout_s} s for {n_others}, so that each fetches its share")
-            is_told = True
-        time.sleep(min(LOOK_S, left_s))
-
-
-def _roll_of(dask_scheduler: Any) -> tuple[int, list[tuple[str, str, bool, float]]]:
-    now_s = time.time()
-    workers = list(dask_scheduler.workers.values())
-    return len(workers), [
-        (str(worker.name), worker.address, worker.status == Status.running, now_s - worker.last_seen)
-        for worker in workers
-    ]
 
 
 def software() -> dict[str, str]:

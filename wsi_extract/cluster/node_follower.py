@@ -22,8 +22,15 @@ from distributed import Client, Nanny
 from distributed.utils import LoopRunner, sync
 
 from wsi_extract.cluster.clusters import TlsFiles, dask_silenced, silent_about_ports, workers_deaf_to_terminal
-from wsi_extract.cluster.node_cluster import nanny_options, node_security, node_settings, protocol_of, software
-from wsi_extract.cluster.node_group import NodeGroup, worker_name
+from wsi_extract.cluster.node_cluster import (
+    nanny_options,
+    node_security,
+    node_settings,
+    protocol_of,
+    software,
+)
+from wsi_extract.cluster.node_group import HOME, NodeGroup, worker_name
+from wsi_extract.cluster.roll import UNFIT
 from wsi_extract.interrupts import held
 
 LOOK_S = 10.0
@@ -156,7 +163,8 @@ def _knock(follower: Follower) -> None:
 def _difference(follower: Follower) -> str | None:
     """Return how this node's software differs from that of the run, ``""`` when it does not, ``None`` if nobody says.
 
-    What cannot even be asked for has another version.
+    What cannot even be asked for has another version. The scheduler is told of a difference: the log of this node is
+    not the one that is looked at.
     """
     try:
         client = Client(
@@ -168,17 +176,27 @@ def _difference(follower: Follower) -> str | None:
         gc.collect()  # what could not connect closes itself then, and must not in the middle of the next one's start
         return None
     try:
-        theirs = client.run_on_scheduler(software)
+        difference = _compare(client, rank=follower.group.rank)
+        if difference:
+            client.set_metadata([UNFIT, str(follower.group.rank)], difference)
     except (OSError, TimeoutError):
         return None
-    except Exception as error:  # noqa: BLE001  # of unpickling: anything
-        return f"it does not understand the scheduler: {error}"
     finally:
         with suppress(OSError, TimeoutError):  # the answer is known
             client.close(timeout=CLOSE_S)
+    return difference
+
+
+def _compare(client: Client, *, rank: int) -> str:
+    try:
+        theirs = client.run_on_scheduler(software)
+    except (OSError, TimeoutError):
+        raise
+    except Exception as error:  # noqa: BLE001  # of unpickling: anything
+        return f"node {rank} and node {HOME} do not understand each other: {error}"
     ours = software()
     different = [name for name in ours if theirs.get(name) != ours[name]]
-    return ", ".join(f"{name} {ours[name]} here, {theirs.get(name)} on node 0" for name in different)
+    return ", ".join(f"{name} {ours[name]} on node {rank}, {theirs.get(name)} on node {HOME}" for name in different)
 
 
 def _serve(follower: Follower) -> tuple[int, str]:

@@ -33,10 +33,11 @@ from wsi_extract.cluster.clusters import (
     warning_about,
     workers_of,
 )
-from wsi_extract.cluster.node_cluster import call_roll, node_cluster, wait_for_nodes
+from wsi_extract.cluster.node_cluster import node_cluster
 from wsi_extract.cluster.node_group import HOME, rank_of
 from wsi_extract.cluster.parcels import destination_of
 from wsi_extract.cluster.placement import WINDOW_PER_THREAD, Placement
+from wsi_extract.cluster.roll import call_roll, tell_refusals, wait_for_nodes
 from wsi_extract.cluster.shift import Flight, Phase, Shift
 from wsi_extract.cluster.worker_calls import ONE_THREAD, SEVERAL_THREADS, Report, SlidesPlugin
 from wsi_extract.errors import EnvironmentFaultError, WsiExtractError
@@ -138,6 +139,7 @@ class DaskExecutor:
         if not self.has_nodes or now_s < shift.next_look_s:
             return []
         roll = call_roll(self.calls.client)
+        tell_refusals(roll, say=self.say)
         verdicts = shift.casualties.judge(roll.seen_s, sizes=self._most, now_s=time.monotonic(), loss_s=roll.loss_s)
         out = self._refused | verdicts.lost
         self._set_crew({node: workers for node, workers in roll.addresses.items() if node not in out}, shift)
