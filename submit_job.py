@@ -27,7 +27,7 @@ with Imports(__name__, requirements="requirements-azure.txt"):
     from typing import TYPE_CHECKING, TextIO
 
     from wsi_extract.azure_job import service
-    from wsi_extract.azure_job.credentials import AuthKind, log_in
+    from wsi_extract.azure_job.credentials import AuthKind, could_be_tenant, log_in
     from wsi_extract.azure_job.dry_run import describe
     from wsi_extract.azure_job.job_plan import JobPlan, plan_job
     from wsi_extract.azure_job.next_steps import describe_job, describe_output, describe_running, download_command
@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="wait so long for somebody to log in (default 300)",
     )
-    add("tenant_id", metavar="ID", help="tenant to log in to; default: tenant_id of config.json")
+    add("tenant_id", type=_tenant_id, metavar="ID", help="tenant to log in to; default: tenant_id of config.json")
     add("no_preflight", action="store_true", help="do not look up compute, environment and data first")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="show what Azure's libraries do, and where errors arise"
@@ -105,6 +105,12 @@ def _auth_kind(text: str) -> AuthKind:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(AuthKind)}") from None
 
 
+def _tenant_id(text: str) -> str:
+    if not could_be_tenant(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no id of a tenant as the Azure portal shows it")
+    return text
+
+
 def _seconds(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 86_400:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of seconds from 1 to 86400")
@@ -116,8 +122,8 @@ def say(line: str, *, stream: TextIO | None = None) -> None:
     print(as_printable(line), file=stream or sys.stderr)
 
 
-def submit(arguments: argparse.Namespace) -> int:
-    """Carry out the command and return the exit code."""
+def submit(arguments: argparse.Namespace, *, check_signals: Check) -> int:
+    """Carry out the command and return the exit code; ``check_signals`` raises what has arrived."""
     settings = load_job_settings(arguments.config, overrides=arguments.set)
     if arguments.tenant_id is not None:
         settings = replace(settings, tenant_id=arguments.tenant_id)
@@ -130,10 +136,10 @@ def submit(arguments: argparse.Namespace) -> int:
     if plan.problems:
         raise ConfigError("\n".join(plan.problems))
     with quiet_libraries(is_verbose=arguments.verbose):
-        return _submit(plan, settings, arguments)
+        return _submit(plan, settings, arguments, check_signals=check_signals)
 
 
-def _submit(plan: JobPlan, settings: JobSettings, arguments: argparse.Namespace) -> int:
+def _submit(plan: JobPlan, settings: JobSettings, arguments: argparse.Namespace, *, check_signals: Check) -> int:
     check_surroundings(os.environ)
     with held():  # libraries that are interrupted while they are loaded fail in ways of their own
         service.load_libraries()
@@ -155,15 +161,15 @@ def _submit(plan: JobPlan, settings: JobSettings, arguments: argparse.Namespace)
             raise
     print(as_printable("\n".join(describe_job(job, plan))), flush=True)
     if arguments.wait:
-        return _wait(client, job, plan.workspace)
+        return _wait(client, job, plan.workspace, check_signals=check_signals)
     print(f"download, when it is completed: {download_command(job.name, plan.workspace)}", flush=True)
     return 0
 
 
-def _wait(client: "MLClient", job: service.Submitted, workspace: "Workspace") -> int:
+def _wait(client: "MLClient", job: service.Submitted, workspace: "Workspace", *, check_signals: Check) -> int:
     name = job.name
     try:
-        end = wait_for(client, name, out=sys.stdout)
+        end = wait_for(client, name, out=sys.stdout, check=check_signals)
     except (KeyboardInterrupt, WsiExtractError):
         say("\n".join([f"the job {name} goes on", *describe_running(name, workspace)]))
         raise
@@ -185,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with stoppable() as check_signals:
         try:
-            return submit(arguments)
+            return submit(arguments, check_signals=check_signals)
         except BaseException as error:
             trace = traceback.format_exc()
             code = _report(error, check_signals=check_signals)

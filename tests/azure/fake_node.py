@@ -63,7 +63,7 @@ class FakeCluster:
         self._threads.append(thread)
         thread.start()
 
-    def wait(self, timeout_s: float = 60) -> None:
+    def wait(self, timeout_s: float = 300) -> None:
         """Wait for all jobs."""
         for thread in self._threads:
             thread.join(timeout_s)

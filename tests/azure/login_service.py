@@ -57,6 +57,8 @@ class LoginService:
         Ids of the tenants that were asked for.
     access_token
         What those who log in get.
+    posts
+        Browsers that send their code.
     """
 
     forms: list[dict[str, str]] = field(default_factory=list)
@@ -66,6 +68,7 @@ class LoginService:
     tenants: list[str] = field(default_factory=list)
     access_token: str = ACCESS_TOKEN
     nonce: str = ""
+    posts: list[threading.Thread] = field(default_factory=list)
 
     def answer(self, method: str, url: str, body: str) -> tuple[int, object]:
         path = urlsplit(url).path
@@ -115,10 +118,11 @@ class LoginService:
         form = urlencode({"code": "c", "state": asked["state"]}).encode()
 
         def post() -> None:
-            with urllib.request.urlopen(asked["redirect_uri"], data=form, timeout=5) as reply:
+            with urllib.request.urlopen(asked["redirect_uri"], data=form, timeout=120) as reply:
                 reply.read()
 
-        threading.Thread(target=post).start()
+        self.posts.append(threading.Thread(target=post))
+        self.posts[-1].start()
         return True
 
     def walk_away(self, address: str) -> bool:
@@ -162,6 +166,8 @@ def emulated_login(browser: Callable[[str], bool] | None = None) -> Iterator[Log
         patch.setattr(HttpTransport, "sleep", lambda _, __: None)  # between repetitions
         patch.setattr(webbrowser, "open", browser or service.finish)
         yield service
+        for post in service.posts:  # the page of a browser that is being closed
+            post.join()
 
 
 @contextmanager

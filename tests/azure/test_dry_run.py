@@ -34,7 +34,8 @@ def test_a_description_shows_everything_on_lines_of_their_own(tmp_path: Path) ->
 
 
 def test_what_matters_is_first_and_what_is_wrong_last(tmp_path: Path) -> None:
-    lines = describe(plan_of(tmp_path, job=ALL, subscription_id="<your-subscription-id>"))
+    job = {**ALL, "output": {"mode": "rw_mount", "path": "azureml://datastores/blob/paths/a/"}}
+    lines = describe(plan_of(tmp_path, job=job, subscription_id="<your-subscription-id>"))
     assert lines[0].startswith("workspace ")
     assert [line[:8] for line in lines if line.startswith(("warning:", "problem:"))] == ["warning:", "problem:"]
     assert [line[:8] for line in lines[-3:]] == ["warning:", "", "problem:"]

@@ -192,39 +192,39 @@ def test_logs_in_a_datastore_break_the_stream(
 def test_requests_without_authorisation_are_refused(service: AzureEmulator) -> None:
     from tests.azure.emulator import WORKSPACE_ID  # noqa: PLC0415
 
-    assert requests.get(f"{service.arm}{WORKSPACE_ID}", timeout=5).status_code == 401
-    assert requests.put(f"{service.blob}/code-1/a", data=b"1", timeout=5).status_code == 403
+    assert requests.get(f"{service.arm}{WORKSPACE_ID}", timeout=60).status_code == 401
+    assert requests.put(f"{service.blob}/code-1/a", data=b"1", timeout=60).status_code == 403
 
 
 def test_damaged_uploads_are_refused(service: AzureEmulator) -> None:
     url = f"{service.blob}/code-1/a?sig=1"
-    assert requests.put(url, data=b"1", headers={"Content-MD5": "AAAA"}, timeout=5).status_code == 400
-    assert requests.put(url, data=b"1", headers={"If-None-Match": "*"}, timeout=5).status_code == 201
-    assert requests.put(url, data=b"2", headers={"If-None-Match": "*"}, timeout=5).status_code == 409
-    assert requests.get(url, timeout=5).content == b"1"
+    assert requests.put(url, data=b"1", headers={"Content-MD5": "AAAA"}, timeout=60).status_code == 400
+    assert requests.put(url, data=b"1", headers={"If-None-Match": "*"}, timeout=60).status_code == 201
+    assert requests.put(url, data=b"2", headers={"If-None-Match": "*"}, timeout=60).status_code == 409
+    assert requests.get(url, timeout=60).content == b"1"
 
 
 def test_no_other_host_is_reached(service: AzureEmulator) -> None:
     with pytest.raises(AssertionError, match="not emulated"):
-        requests.get("https://login.microsoftonline.com/", timeout=5)
+        requests.get("https://login.microsoftonline.com/", timeout=60)
     with pytest.raises(AssertionError, match="does not know"):
-        requests.get(f"{service.arm}/unheard/of", timeout=5)
+        requests.get(f"{service.arm}/unheard/of", timeout=60)
 
 
 def test_it_is_served_over_https(tmp_path: Path) -> None:
     with served_azure(tmp_path) as served:
         verify = str(served.certificate)
-        assert requests.get(f"{served.url}/discovery", verify=verify, timeout=5).json()["api"] == served.url
+        assert requests.get(f"{served.url}/discovery", verify=verify, timeout=60).json()["api"] == served.url
         served.service.reply_with("discovery.get", Reply(status=200, body=b"not JSON"))
-        assert requests.get(f"{served.url}/discovery", verify=verify, timeout=5).text == "not JSON"
+        assert requests.get(f"{served.url}/discovery", verify=verify, timeout=60).text == "not JSON"
         served.service.fail("log.get", Trouble.RESET)
         with pytest.raises(requests.exceptions.ConnectionError):
-            requests.get(f"{served.url}/logs/a/b", verify=verify, timeout=5)
+            requests.get(f"{served.url}/logs/a/b", verify=verify, timeout=60)
 
 
 def test_another_certificate_is_shown_on_request(tmp_path: Path) -> None:
     with served_azure(tmp_path, is_trusted=False) as served, pytest.raises(requests.exceptions.SSLError):
-        requests.get(f"{served.url}/discovery", verify=str(served.certificate), timeout=5)
+        requests.get(f"{served.url}/discovery", verify=str(served.certificate), timeout=60)
 
 
 def test_az_hands_out_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,17 +300,17 @@ def test_nodes_know_each_other_and_share_no_folder(cluster: FakeCluster, tmp_pat
 
 
 def test_a_node_that_fails_ends_the_others(cluster: FakeCluster, tmp_path: Path) -> None:
-    start_s = time.monotonic()
-    status, _, _ = run_job(cluster, tmp_path, "[ $RANK = 0 ] || sleep 50; exit 1", n_nodes=2)
+    """Nobody waits for the other one so long: the test, and the cluster, give up before."""
+    status, _, _ = run_job(cluster, tmp_path, "[ $RANK = 0 ] || sleep 3600; exit 1", n_nodes=2)
     assert status == "Failed"
-    assert time.monotonic() - start_s < 20
 
 
 def test_a_node_can_be_late(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.starts_after_s = {1: 0.5}
+    begun_ns = time.time_ns()
     text = 'date +%s%N > "${{outputs.patch_dataset}}/$RANK"'
     _, _, output = run_job(cluster, tmp_path, text, n_nodes=2)
-    assert int((output / "1").read_text()) - int((output / "0").read_text()) > 3e8
+    assert int((output / "1").read_text()) - begun_ns > 5e8
 
 
 def test_private_mounts_leave_nothing_behind(cluster: FakeCluster, tmp_path: Path) -> None:

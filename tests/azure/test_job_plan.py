@@ -75,6 +75,17 @@ WARNINGS: dict[str, tuple[dict[str, object], dict[str, object], list[str]]] = {
     "files of patches in a mount": (MOUNT, {"on_partial": "fail"}, ["every patch is a file"]),
     "stores in a mount": (MOUNT, {"store": "zarr"}, []),
     "a mount without a place": ({"output": {"mode": "rw_mount"}}, {"store": "zarr"}, ["without job.output.path"]),
+    "a mount whose place is new each time": (
+        {"output": {"mode": "rw_mount", "path": "azureml://datastores/a/paths/${{name}}/"}},
+        {"store": "zarr"},
+        ["job.output.path holds ${{name}}: each job gets a folder of its own"],
+    ),
+    "an upload to one place": (
+        {"output": {"path": "azureml://datastores/a/paths/b/"}},
+        {},
+        ["files that an earlier job has left there stay among those of this one"],
+    ),
+    "an upload to a new place": ({"output": {"path": "azureml://datastores/a/paths/${{name}}/"}}, {}, []),
     "fresh in a mount": (MOUNT, {"store": "zarr", "fresh": True}, ["extraction.fresh is true"]),
     "fresh and upload": ({}, {"fresh": True}, []),
     "workers": ({}, {"workers": 4}, ["extraction.workers is 4"]),

@@ -81,6 +81,18 @@ def test_low_priority_is_a_warning_where_the_output_would_be_lost(
     assert preflight(client, plan(tmp_path, job={"output": {"mode": "rw_mount"}})) == []
 
 
+def test_a_version_of_the_result_that_is_taken_is_no_news_at_the_end_of_the_job(
+    client: MLClient, azure: AzureEmulator, tmp_path: Path
+) -> None:
+    numbered = plan(tmp_path, job={"output": {"name": "wsi-patches", "version": 3}})
+    assert preflight(client, numbered) == []
+    azure.data["wsi-patches", "3"] = "uri_folder"
+    with pytest.raises(PreflightError, match=r"job\.output\.version: wsi-patches:3 exists already") as caught:
+        preflight(client, numbered)
+    assert f"https://ml.azure.com/data?wsid={WORKSPACE_ID}" in str(caught.value)
+    assert preflight(client, plan(tmp_path, job={"output": {"name": "wsi-patches"}})) == []
+
+
 @pytest.mark.parametrize("step", ["compute.get", "environments.get", "data.get"])
 def test_an_account_that_may_not_look_is_told_to_go_on(
     step: str, client: MLClient, azure: AzureEmulator, tmp_path: Path

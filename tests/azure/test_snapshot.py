@@ -61,6 +61,12 @@ def test_files_that_settings_name_travel_along(tmp_path: Path) -> None:
         assert (folder / "lists" / "groups.csv").read_bytes() == groups.read_bytes()
 
 
+def test_a_setting_cannot_send_what_git_keeps(tmp_path: Path) -> None:
+    root = program(tmp_path)  # whose .git/config holds a password
+    message = problems_of(lambda: listed(root, **{"lists/.git/config": root / ".git" / "config"}))
+    assert f"{root / '.git' / 'config'}: " in message
+
+
 def test_a_staged_copy_holds_these_files_and_nothing_else(tmp_path: Path) -> None:
     snapshot = listed(program(tmp_path))
     with staged(snapshot) as folder:

@@ -18,11 +18,8 @@ from tests.azure.messages import Trouble
 from tests.azure.repositories import read_shipped
 from tests.azure.routes import step_of
 
-pytestmark = [
-    # azure-ai-ml 1.35 is written for marshmallow 3, which announces what version 4 will change.
-    pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning"),
-    pytest.mark.timeout(60),
-]
+# azure-ai-ml 1.35 is written for marshmallow 3, which announces what version 4 will change.
+pytestmark = pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,15 @@ def test_options_are_spelled_either_way(az_calls: Path, capsys: Capture) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--auth", "magic"], ["--auth_timeout", "0"], ["--auth_timeout", "1e3"], ["--dry"]]
+    "arguments",
+    [
+        ["--auth", "magic"],
+        ["--auth_timeout", "0"],
+        ["--auth_timeout", "1e3"],
+        ["--dry"],
+        ["--dry_run", "--tenant_id", ""],
+        ["--dry_run", "--tenant_id", "no tenant!"],
+    ],
 )
 def test_bad_usage(arguments: list[str], capsys: Capture) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -224,7 +232,6 @@ def _signals_forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.usefixtures("_signals_forgotten")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_wait_leaves_the_job_alone(number: int, code: int, capsys: Capture) -> None:

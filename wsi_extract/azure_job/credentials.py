@@ -173,8 +173,13 @@ def _credential_of_machine(kind: AuthKind, *, tenant_id: str | None, timeout_s: 
     return _CredentialOfTenant(whatever_is_there, tenant_id=tenant_id)
 
 
+def could_be_tenant(text: str) -> bool:
+    """Say whether a text has the form of a tenant's id or domain; nobody is asked."""
+    return TENANT_FORM.fullmatch(text) is not None
+
+
 def _checked_tenant(tenant_id: str) -> str:
-    if TENANT_FORM.fullmatch(tenant_id) is None:
+    if not could_be_tenant(tenant_id):
         raise ValueError(tenant_id)
     return tenant_id
 

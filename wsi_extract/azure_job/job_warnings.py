@@ -7,6 +7,8 @@ import re
 from wsi_extract.azure_job.settings import JobSettings
 
 SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|CONNECTION_STRING|_KEY$|_SAS$", re.IGNORECASE)
+OF_EACH_JOB = "${{name}}"
+"""Stands for the name of the job in the path of an output."""
 
 
 def warnings_of(settings: JobSettings) -> list[str]:
@@ -17,6 +19,12 @@ def warnings_of(settings: JobSettings) -> list[str]:
 
 def _of_upload(settings: JobSettings) -> list[str]:
     found = []
+    path = settings.job.output.path
+    if path is not None and OF_EACH_JOB not in path:
+        found.append(
+            f"job.output.mode is upload, and job.output.path is {path}: files that an earlier job has left there stay "
+            f"among those of this one. Give each job a folder of its own, or one with {OF_EACH_JOB} in its name"
+        )
     if settings.run.on_partial == "fail":
         found.append(
             "extraction.on_partial is fail, and job.output.mode is upload: if one slide fails, the job fails and "
@@ -37,10 +45,12 @@ def _of_mount(settings: JobSettings) -> list[str]:
             f"job.output.mode is rw_mount, and extraction.store is {settings.run.store.value}: every patch is a file, "
             "and every file a request to the storage, which is slow; store zarr puts many patches into one file"
         )
-    if settings.job.output.path is None:
+    path = settings.job.output.path
+    if path is None or OF_EACH_JOB in path:
+        how = "without job.output.path" if path is None else f"and job.output.path holds {OF_EACH_JOB}"
         found.append(
-            "job.output.mode is rw_mount without job.output.path: each job gets a folder of its own, so that no later "
-            "job can resume this one"
+            f"job.output.mode is rw_mount {how}: each job gets a folder of its own, so that no later job can resume "
+            "this one"
         )
     if settings.run.fresh:
         found.append(

@@ -64,11 +64,25 @@ def preflight(client: MLClient, plan: JobPlan) -> list[str]:
         problems.append(f"job.data: {plan.data} is of type {asset.type}, not a uri_folder: see {_page(plan, 'data')}")
     if compute is not None:
         problems += _problems_of(compute, plan)
+    problems += _problems_of_version(client, plan)
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         what = f"the workspace {plan.workspace.workspace_name} lacks what the job needs:{lines}"
         raise PreflightError(what) from (replies[0] if replies else None)  # for -v: in the words of the service
     return [] if compute is None else _warnings_of(compute, plan)
+
+
+def _problems_of_version(client: MLClient, plan: JobPlan) -> list[str]:
+    """Return what keeps the result from becoming the version it is to be: the service says so when all is done."""
+    name, version = plan.output.name, plan.output.version
+    if name is None or version is None:
+        return []
+    try:
+        _look_up(lambda: client.data.get(name, version=version), what=f"data asset {name}:{version}")
+    except MissingError:
+        return []
+    taken = f"{name}:{version} exists already, and a version cannot be replaced; leave it out for the next one"
+    return [f"job.output.version: {taken}. What there is: {_page(plan, 'data')}"]
 
 
 def _look_up(read: Callable[[], _Found], *, what: str) -> _Found:

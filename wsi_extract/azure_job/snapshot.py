@@ -75,6 +75,8 @@ def list_snapshot(root: Path, *, config_path: Path, extra: Mapping[str, Path] | 
     root = root.absolute()
     paths = {name: root / name for name in FILE_NAMES} | {CONFIG_NAME: config_path} | _package_files(root)
     for name, path in (extra or {}).items():
+        if ".git" in Path(name).parts:
+            raise _of_git(path)
         if name in paths and not _is_same(paths[name], path):
             raise ConfigError(f"{path} would replace the program's own {name} on the node.", "Give it another name.")
         paths.setdefault(name, path)
@@ -167,10 +169,14 @@ def _package_files(root: Path) -> dict[str, Path]:
             if path.is_symlink():
                 raise ConfigError(f"{path} is a link; it would be sent as what it leads to.", "Remove it.")
             if name == ".git":
-                raise ConfigError(f"{path}: a repository's history is not sent with a job.", "Move it elsewhere.")
+                raise _of_git(path)
             if name in names and not name.endswith(".pyc"):
                 found[_name_on_node(path, root=root)] = path
     return found
+
+
+def _of_git(path: Path) -> ConfigError:
+    return ConfigError(f"{path}: a repository's history is not sent with a job.", "Move it elsewhere.")
 
 
 def _name_on_node(path: Path, *, root: Path) -> str:

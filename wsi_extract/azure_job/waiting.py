@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TextIO
 from wsi_extract.azure_job.job_log import JobLog
 from wsi_extract.azure_job.service import JobState, read_job
 from wsi_extract.azure_job.service_errors import UnreachableError, one_line, reason_of
+from wsi_extract.errors import AuthenticationFailedError
+from wsi_extract.interrupts import Check
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -33,7 +35,7 @@ class Pace:
     longest_until_it_runs_s: float = 5.0
     """A job that has ended by the time it is noticed has no log that can be followed."""
     patience_s: float = 900.0
-    """How long nobody may answer: shorter troubles of a network are no reason to give up."""
+    """How long nobody may answer, or accept who asks: shorter troubles of a network are no reason to give up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,9 @@ class JobEnd:
     is_log_shown: bool
 
 
-def wait_for(client: MLClient, name: str, *, out: TextIO, pace: Pace | None = None) -> JobEnd:
+def wait_for(
+    client: MLClient, name: str, *, out: TextIO, pace: Pace | None = None, check: Check | None = None
+) -> JobEnd:
     """Wait until a job has ended.
 
     Parameters
@@ -64,15 +68,25 @@ def wait_for(client: MLClient, name: str, *, out: TextIO, pace: Pace | None = No
         Gets the log of the job, and a line whenever its status changes.
     pace
         How often to ask.
+    check
+        Raises `KeyboardInterrupt` when a signal has arrived: the one that Python raises itself can get lost within
+        Azure's libraries.
 
     Raises
     ------
     KeyboardInterrupt
         The job goes on.
-    ServiceError
+    ServiceError, AuthenticationFailedError
         When its status cannot be read for long; the job goes on.
     """
-    watch = _Watch(lambda: read_job(client, name), out=out, pace=pace or Pace())
+
+    def read() -> JobState:
+        state = read_job(client, name)
+        if check is not None:
+            check()
+        return state
+
+    watch = _Watch(read, out=out, pace=pace or Pace())
     log = JobLog(out, name=name)
     state = watch.follow_until_it_runs()
     if state.status not in FINAL:
@@ -121,7 +135,8 @@ class _Watch:
         while True:
             try:
                 state = self._read()
-            except UnreachableError as error:
+            except (UnreachableError, AuthenticationFailedError) as error:
+                # Tokens live for an hour: asking for the next one fails like any request while the network is away.
                 if time.monotonic() - answered_s >= pace.patience_s:
                     raise
                 self._out.write(f"{error.message} Trying again.\n")
