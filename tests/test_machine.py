@@ -60,6 +60,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
         ),
         pytest.param({"self": "0::/", "cpu.max": "\u00b2 100000"}, MANY, id="a digit that is no number"),
         pytest.param({"self": "0::/..", "cpu.max": "200000 100000"}, 2, id="above what is in sight"),
+        pytest.param({"self": f"0::/{'n' * 300}/x", "cpu.max": "200000 100000"}, 2, id="no name of a folder"),
         pytest.param({"self": "0::/a:b", "a:b/cpu.max": "200000 100000"}, 2, id="a colon in the name"),
         pytest.param(
             {"self": "4:cpu:/d", "cpu/d/cpu.cfs_quota_us": "-1", "cpu/d/cpu.cfs_period_us": "100000"}, MANY,

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ sys.exit(run_program(main))
 def run_script(*, imports: str = "pass", body: str = "pass", before: str = "") -> subprocess.CompletedProcess[str]:
     script = before + GUARDED.format(imports=imports, body=body)
     return subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=250
     )
 
 
@@ -92,9 +93,27 @@ def test_the_program_goes_on_when_nobody_reads_it(tmp_path: Path, stream: str) -
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write_end}
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, **streams)  # type: ignore[call-overload]
     os.close(write_end)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=250)
     assert (process.returncode, output or "", errors or "") == (7, "", "")
     assert (tmp_path / "end").exists()
+
+
+def test_a_reader_that_is_slow_loses_nothing() -> None:
+    """Whoever else has the pipe may have set it not to block: then a full one is an error, and no reason to end."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    body = "[print('x' * 99) for _ in range(3000)]"  # more than a pipe holds
+    script = GUARDED.format(imports="pass", body=body)
+    command = [sys.executable, "-c", script]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=write_end, stderr=subprocess.PIPE, text=True)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        assert pipe.read(1) == b"x"
+        time.sleep(0.3)  # the pipe fills up
+        output = b"x" + pipe.read()
+    _, errors = process.communicate(timeout=250)
+    assert (process.returncode, errors) == (7, "")
+    assert output == (b"x" * 99 + b"\n") * 3000
 
 
 def test_output_that_finds_no_room_is_said_and_costs_the_output_only() -> None:

@@ -73,7 +73,7 @@ def _memory_limits(root: Path) -> Iterator[int]:
 
 
 def _groups_of(root: Path, controller: str, *, trees: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the folders of the process's group and all above it.
+    """Yield the folders of the process's group and all above it, wherever the tree may be: they need not exist.
 
     Parameters
     ----------
@@ -85,9 +85,7 @@ def _groups_of(root: Path, controller: str, *, trees: tuple[str, ...]) -> Iterat
     group = _group_of(root, controller)
     for tree in trees:
         for each in (group, *group.parents):
-            folder = root / GROUPS / tree / each
-            if folder.is_dir():
-                yield folder
+            yield root / GROUPS / tree / each
 
 
 def _group_of(root: Path, controller: str) -> PurePosixPath:
@@ -101,7 +99,7 @@ def _group_of(root: Path, controller: str) -> PurePosixPath:
 
 
 def _read(path: Path) -> str:
-    """Return a small file's text, empty where there is none."""
+    """Return a small file's text, empty where there is none or it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, ValueError):

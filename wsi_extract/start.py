@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class _LenientFile(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return super().write(data)
+            return self._write_all_the_same(data)
         except OSError as error:
             reason = error
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -105,3 +106,11 @@ class _LenientFile(io.FileIO):
         if reason.errno not in NOBODY_READS and self.fileno() != sys.stderr.fileno():
             sys.stderr.write(f"warning: the output is lost from here on: {reason.strerror}; the program goes on\n")
         return memoryview(data).nbytes
+
+    def _write_all_the_same(self, data: ReadableBuffer) -> int:
+        """Wait where writing must not block: whoever has the same pipe or terminal may have asked for that."""
+        written: int | None = super().write(data)
+        while written is None:
+            select.select([], [self.fileno()], [])
+            written = super().write(data)
+        return written

@@ -70,7 +70,7 @@ class Ended:
 
 def finish(process: subprocess.Popen[str]) -> Ended:
     """Wait for a program."""
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=600)
     return Ended(code=process.returncode, told=json.loads(output) if output else {}, errors=errors)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from wsi_extract.node_start.folder import locked, private_folder
 from wsi_extract.node_start.requirements import read_requirements
 
 MAKING = "making an environment in"
+MAY_TAKE_LONG = pytest.mark.timeout(1200)  # it makes environments: seconds, but many of them on a busy machine
 OLD_PYTHON = Path.home() / ".pyenv/versions/3.8.18/bin/python"
 
 
@@ -36,8 +36,9 @@ def use_good_environment(ended: Ended, project: Project) -> Path:
     return folder
 
 
+@MAY_TAKE_LONG
 def test_two_processes_make_one_environment_and_go_on_in_it(project: Project, tmp_path: Path) -> None:
-    """One with MLflow is another, made where that disturbs nothing. What is damaged is replaced."""
+    """MLflow is in it where the job has a use for that. What is damaged is replaced, by one without if need be."""
     (tmp_path / "planted").mkdir()
     write_wheel(tmp_path / "planted", "mlflow-skinny", "3.0")
     unpack_wheels(tmp_path / "planted", tmp_path / "planted")
@@ -45,40 +46,28 @@ def test_two_processes_make_one_environment_and_go_on_in_it(project: Project, tm
     (tmp_path / "pins.txt").write_text("tiny-thing==0.1\n")
     environ = project.environ(
         PYTHONPATH=str(tmp_path / "planted"),
+        PYTHONWARNINGS="error",
         PIP_USER="1",
         PIP_CONSTRAINT=str(tmp_path / "pins.txt"),
         PIP_TARGET=str(tmp_path / "target"),
         PIP_PYTHON=sys.executable,  # pip would install into the environment that started
         PIP_NO_DEPS="1",
     )
-    arguments = ("--flag", "a b", "'\"$")
-    ends = [finish(process) for process in [project.start(*arguments, environ=environ) for _ in range(2)]]
-    for ended in ends:
-        folder = use_good_environment(ended, project)
-        assert (ended.told["argv"], ended.told["cwd"]) == (["program.py", *arguments], str(project.folder))
-        variables = dict(ended.told["environ"])  # type: ignore[call-overload]
-        assert variables["WSI_EXTRACT_SETUP"] == "done"
-        assert variables["PATH"].startswith(f"{folder / 'venv' / 'bin'}{os.pathsep}")
-        assert not {*NOT_FOR_US, "PIP_USER", "PIP_CONSTRAINT", "PIP_TARGET", "PIP_PYTHON", "PIP_NO_DEPS"} & set(
-            variables
-        )
-        assert variables.get("TMPDIR") == environ.get("TMPDIR")
-    assert not (tmp_path / "target").exists()
-    without_tracking = folder
-    assert sum(MAKING in ended.errors for ended in ends) == 1
-    assert folder.stat().st_mode & 0o777 == 0o700
-
     write_wheel(project.folder / "index", "mlflow-skinny", "3.1")
     write_wheel(project.folder / "index", "azureml-mlflow", "1.62.1", needs="tiny-thing==1.2")
     write_wheel(project.folder / "index", "tiny-thing", "1.1")
     write_wheel(project.folder / "index", "azureml-mlflow", "1.63", needs="tiny-thing==1.1")
-    ended = finish(project.start(environ=environ | {"MLFLOW_TRACKING_URI": "azureml://x"}))
-    folder = use_good_environment(ended, project)
-    assert folder.parent != without_tracking.parent  # in which another process may run, so nothing is installed there
-    packages = sorted(
-        path.name for path in folder.glob("venv/lib/*/site-packages/*.dist-info") if "pip" not in path.name
-    )
-    assert [name for name in packages if not name.startswith("setuptools")] == [
+    arguments = ("--flag", "a b", "'\"$")
+    of_job = environ | {"MLFLOW_TRACKING_URI": "azureml://x"}
+    ends = [finish(process) for process in [project.start(*arguments, environ=of_job) for _ in range(2)]]
+    for ended in ends:
+        folder = use_good_environment(ended, project)
+        assert (ended.told["argv"], ended.told["cwd"]) == (["program.py", *arguments], str(project.folder))
+        check_variables(dict(ended.told["environ"]), folder, environ)  # type: ignore[call-overload]
+    assert not (tmp_path / "target").exists()
+    assert sum(MAKING in ended.errors for ended in ends) == 1
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert packages_in(folder) == [
         "azureml_mlflow-1.62.1.dist-info",  # the newer one would change what the program needs
         "mlflow_skinny-3.1.dist-info",
         "tiny_thing-1.2.dist-info",
@@ -98,16 +87,37 @@ def test_two_processes_make_one_environment_and_go_on_in_it(project: Project, tm
     assert "is damaged, another is made: " in ended.errors
     assert ended.errors.count("warning: no metrics in the studio") == 1
 
+    process = project.start(environ=environ)
+    while len({attempt.parent for attempt in project.environments.glob("*/attempt-*")}) == 1:
+        assert process.poll() is None  # without a use for MLflow it is another, made where that disturbs nothing
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+
+
+def check_variables(found: dict[str, str], folder: Path, given: dict[str, str]) -> None:
+    assert found["WSI_EXTRACT_SETUP"] == "done"
+    assert found["PATH"].startswith(f"{folder / 'venv' / 'bin'}{os.pathsep}")
+    of_the_other = {*NOT_FOR_US, "PIP_USER", "PIP_CONSTRAINT", "PIP_TARGET", "PIP_PYTHON", "PIP_NO_DEPS"}
+    assert not of_the_other & set(found)
+    assert found.get("TMPDIR") == given.get("TMPDIR")
+
+
+def packages_in(folder: Path) -> list[str]:
+    """Return what is installed in an environment besides pip and what came with it."""
+    names = sorted(path.name for path in folder.glob("venv/lib/*/site-packages/*.dist-info"))
+    return [name for name in names if not name.startswith(("pip-", "setuptools-"))]
+
 
 MOMENTS = {
     "nothing but a folder": "*/attempt-*",
-    "no pip": "*/*/venv/pyvenv.cfg",
-    "half a pip": "*/*/venv/lib/*/site-packages/pip/_internal",
+    "no pip, or half of one": "*/*/venv/pyvenv.cfg",
     "the packages": "*/*/venv/lib/*/site-packages/tiny_thing.py",
     "all of it": "*/complete",
 }
 
 
+@MAY_TAKE_LONG
 def test_a_process_can_be_killed_at_any_moment(project: Project) -> None:
     python = str(OLD_PYTHON) if OLD_PYTHON.exists() else sys.executable
     (project.folder / "bin").mkdir()
@@ -120,7 +130,7 @@ def test_a_process_can_be_killed_at_any_moment(project: Project) -> None:
         while not set(project.environments.glob(pattern)) - before:
             assert process.poll() is None, name
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
         assert name == "all of it" or not any(project.environments.glob("*/complete")), name
     ended = finish(project.start(environ=environ, python=python))
@@ -128,13 +138,14 @@ def test_a_process_can_be_killed_at_any_moment(project: Project) -> None:
     assert MAKING not in ended.errors  # the last one was complete
 
 
+@MAY_TAKE_LONG
 def test_what_cannot_be_installed_is_said(project: Project) -> None:
     (project.folder / "requirements.txt").write_text("tiny-thing>=1\nunheard-of>=3\n")
     ended = finish(project.start(environ=project.environ()))
     assert (ended.code, ended.told) == (2, {})
     assert "error: installing the packages of requirements.txt failed at unheard-of>=3 (exit code 1)." in ended.errors
     assert "\n  | ERROR: No matching distribution found for unheard-of>=3\n" in ended.errors
-    assert not any(project.environments.glob("*/complete"))
+    assert not any(project.environments.glob("*/*"))  # the room is given back
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_made(
@@ -199,7 +210,7 @@ def test_packages_are_good_when_they_were_imported(tmp_path: Path, module: str, 
     unpack_wheels(tmp_path, tmp_path)
     (tmp_path / "tiny_thing.py").write_text(module)
     environ = dict(os.environ) | {"PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": "/opt/conda/lib"}
-    commands = Commands(environ, time.monotonic() + 60, print)
+    commands = Commands(environ, time.monotonic() + 250, print)
     environment, problem = import_all(sys.executable, ["tiny-thing"], commands=commands)
     assert (environment is not None) is is_good
     assert problem == ("" if is_good else "ImportError: libGL.so.1: cannot open")
@@ -215,7 +226,7 @@ def test_a_package_behind_another_of_its_name_is_not_good(tmp_path: Path) -> Non
     shadow.parent.mkdir()
     shadow.touch()
     environ = dict(os.environ) | {"PYTHONPATH": f"{shadow.parent}{os.pathsep}{tmp_path / 'installed'}"}
-    _, problem = import_all(sys.executable, ["tiny-thing"], commands=Commands(environ, time.monotonic() + 60, print))
+    _, problem = import_all(sys.executable, ["tiny-thing"], commands=Commands(environ, time.monotonic() + 250, print))
     assert problem == f"ImportError: {shadow} is not of tiny-thing"
 
 
@@ -229,7 +240,7 @@ def test_the_other_environment_is_kept_out() -> None:
 def test_modules_of_all_the_real_requirements_are_imported() -> None:
     """A check of imports is worth nothing for a package none of whose modules it finds."""
     names = [requirement.name for requirement in read_requirements(ROOT / "requirements.txt")]
-    commands = Commands(os.environ, time.monotonic() + 60, print)
+    commands = Commands(os.environ, time.monotonic() + 250, print)
     finished = commands.run([sys.executable, "-c", IMPORT_ALL, *names])
     imported = dict(line.split() for line in finished.output.splitlines())
     assert (finished.code, list(imported)) == (0, names)

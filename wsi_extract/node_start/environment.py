@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsi_extract.node_start.commands import Commands, SetupError, explain
+from wsi_extract.node_start.commands import BAKE, Commands, SetupError, explain
 from wsi_extract.node_start.folder import COMPLETE, locked, private_folder
 from wsi_extract.node_start.interpreters import PIP_MAY_KNOW, find_python, pip_environ, pip_of_this_python
 from wsi_extract.node_start.requirements import installed, read_requirements
@@ -45,8 +45,8 @@ IMPORT_LIMIT_S = 300.0
 TRACKING_LIMIT_S = 300.0
 TRACKING = ("mlflow-skinny>=3", "azureml-mlflow>=1.62,<2")
 PIP_INSTALL = ("install", "--no-input", "--progress-bar", "off", "--prefer-binary")
-NOT_FOR_US = ("PYTHONPATH", "PYTHONHOME")
-"""They belong to the environment that started."""
+NOT_FOR_US = ("PYTHONPATH", "PYTHONHOME", "PYTHONPLATLIBDIR", "PYTHONSAFEPATH", "PYTHONWARNINGS")
+"""They belong to the environment that started; one that makes warnings errors fails pip and half of the packages."""
 LOADER = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 IMPORT_ALL = """
 import importlib, os, sys
@@ -189,6 +189,26 @@ def _build(
         _remove_incomplete(folder)
     attempt = Path(tempfile.mkdtemp(prefix=ATTEMPT, dir=str(folder)))
     commands.say(f"making an environment in {attempt}; it takes a minute or two")
+    try:
+        environment = _fill(attempt, names, requirements=requirements, commands=commands, with_tracking=with_tracking)
+        if environment is not None:
+            (attempt / COMPLETE).write_text(attempt.name, encoding="utf-8")
+            (attempt / COMPLETE).replace(folder / COMPLETE)
+    except (SetupError, OSError):
+        shutil.rmtree(attempt, ignore_errors=True)  # its room may be what others lack
+        raise
+    if environment is not None:
+        commands.say(f"ready in {time.monotonic() - started_s:.0f} s")
+        return environment
+    commands.say("MLflow has left the environment unfit, another is made without")
+    shutil.rmtree(attempt, ignore_errors=True)
+    return _build(folder, names, requirements=requirements, commands=commands, with_tracking=False)
+
+
+def _fill(
+    attempt: Path, names: Sequence[str], *, requirements: Path, commands: Commands, with_tracking: bool
+) -> Environment | None:
+    """Make the environment of an attempt and try it out; return ``None`` when it is MLflow that has spoilt it."""
     (attempt / "tmp").mkdir(mode=0o700)
     installing = replace(commands, environ=pip_environ(commands, temporary_folder=attempt / "tmp"))
     python = find_python(installing, own_folder=attempt)
@@ -198,13 +218,12 @@ def _build(
     is_whole = not with_tracking or add_tracking(attempt, requirements=requirements, commands=installing)
     environment, problem = import_all(_python_of(attempt), names, commands=commands)
     if with_tracking and not (is_whole and environment):
-        commands.say("MLflow has left the environment unfit, another is made without")
-        return _build(folder, names, requirements=requirements, commands=commands, with_tracking=False)
+        return None
     if environment is None:
-        raise SetupError(f"the packages were installed, but cannot be used on this node: {problem}")
-    (attempt / COMPLETE).write_text(attempt.name, encoding="utf-8")
-    (attempt / COMPLETE).replace(folder / COMPLETE)
-    commands.say(f"ready in {time.monotonic() - started_s:.0f} s")
+        raise SetupError(
+            f"the packages were installed, but cannot be used on this node: {problem}",
+            f"Where a library of the system is missing, add it to the environment's image. {BAKE}",
+        )
     return environment
 
 

@@ -105,7 +105,10 @@ def _lock(descriptor: int, *, say: Callable[[str], None], ends_at_s: float) -> b
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > ends_at_s:
-                raise SetupError("another process of this node makes the same environment, and does not end.") from None
+                raise SetupError(
+                    "another process of this node makes the same environment, and does not end.",
+                    "End it, or let WSI_EXTRACT_ENV_DIR (job.environment_variables) name another folder.",
+                ) from None
             if not is_said:
                 say("another process of this node makes the environment; waiting for it")
             is_said = True

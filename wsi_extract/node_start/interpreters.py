@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from wsi_extract.node_start.commands import Commands, SetupError, explain
+from wsi_extract.node_start.commands import BAKE, Commands, SetupError, explain
 
 MINORS = (12, 11, 13, 14)
 """Of Python 3, the one that most packages have been tried with first."""
@@ -67,7 +67,7 @@ def find_python(commands: Commands, *, own_folder: Path) -> str:
     for candidate in _own_pythons(own_folder):
         if is_good(commands, candidate):
             return candidate
-    raise SetupError(f"the Python {OWN_VERSION} that uv has fetched into {own_folder} does not run on this node.")
+    raise SetupError(f"the Python {OWN_VERSION} that uv has fetched does not run on this node.", BAKE)
 
 
 def is_good(commands: Commands, python: str) -> bool:
