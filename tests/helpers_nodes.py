@@ -49,10 +49,10 @@ class Node:
     def log(self) -> str:
         return self.log_path.read_text()
 
-    def wait(self, timeout_s: float = 120.0) -> int:
+    def wait(self, timeout_s: float = 240.0) -> int:
         return self.process.wait(timeout_s)
 
-    def wait_for(self, text: str, *, timeout_s: float = 60.0) -> None:
+    def wait_for(self, text: str, *, timeout_s: float = 120.0) -> None:
         until_s = time.monotonic() + timeout_s
         while text not in self.log:
             assert time.monotonic() < until_s, self.log

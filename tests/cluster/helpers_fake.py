@@ -122,6 +122,8 @@ class Trouble:
     """Their disks are full."""
     blind_share: float = 0.0
     """Share of tasks that nodes other than home cannot read."""
+    deadly_nodes: frozenset[int] = frozenset()
+    """Workers there die of every task: of too little memory, say."""
 
 
 class FakeCluster:
@@ -139,6 +141,7 @@ class FakeCluster:
         self.waiting: list[FakeFuture] = []
         self.deaths_alone: Counter[tuple[str, int, int]] = Counter()
         self.most_held = 0
+        self._metadata: dict[str, Any] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._n = 0
         for index in range(n_workers[HOME]):
@@ -151,6 +154,12 @@ class FakeCluster:
 
     def run_on_scheduler(self, function: Callable[..., Any]) -> Any:
         return function(dask_scheduler=self)
+
+    def get_metadata(self, *, keys: list[str], default: Any) -> Any:
+        return self._metadata.get(keys[0], default)
+
+    def set_metadata(self, *, keys: list[str], value: Any) -> None:
+        self._metadata[keys[0]] = value
 
     def arrivals(self) -> Arrivals:
         return Arrivals()
@@ -236,9 +245,10 @@ class FakeCluster:
         if worker.is_cut:
             self._at(1.0, lambda: self._finish(worker, future))
             return
-        if future.stage != DELIVERY and any(
+        is_deadly = rank_of(worker.name) in self.trouble.deadly_nodes or any(
             (task.slide_ordinal, task.index) in self.trouble.killers for task in future.bundle
-        ):
+        )
+        if future.stage != DELIVERY and is_deadly:
             self._die(worker)
             return
         worker.queue.popleft()

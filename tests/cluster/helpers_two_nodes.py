@@ -71,12 +71,23 @@ def start_follower(
     return Node(process=process, out=folder, log_path=log_path)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TwoNodes:
     """The first one is this process."""
 
     client: Client
+    folder: Path
+    port: int
+    n_workers: int
+    """Of the second node."""
+    tls: TlsFiles | None
     follower: Node
+
+    def restore(self) -> None:
+        """Return once all workers are there, also those that an earlier test has killed."""
+        if self.follower.process.poll() is not None:
+            self.follower = start_follower(self.folder, port=self.port, n_workers=self.n_workers, tls=self.tls)
+        self.client.wait_for_workers(1 + self.n_workers, timeout=120)
 
 
 @contextmanager
@@ -97,9 +108,11 @@ def two_nodes(folder: Path, *, n_workers: int, tls: TlsFiles | None = None) -> I
     follower = start_follower(folder, port=port, n_workers=n_workers, tls=tls)
     try:
         with first_node(port=port, tls=tls) as client:
-            client.wait_for_workers(1 + n_workers, timeout=60)
-            yield TwoNodes(client=client, follower=follower)
-        assert follower.process.poll() is not None or follower.wait(30) == 0, follower.log
+            nodes = TwoNodes(client=client, folder=folder, port=port, n_workers=n_workers, tls=tls, follower=follower)
+            nodes.restore()
+            yield nodes
+            follower = nodes.follower
+        assert follower.process.poll() is not None or follower.wait() == 0, follower.log
         assert "Traceback" not in follower.log
     finally:
         follower.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,27 +62,31 @@ def test_tasks_run_on_a_cluster_with_tls(tls_address: str, ours: TlsFiles) -> No
     assert sorted(value for value in values if isinstance(value, int)) == [2 * i for i in range(20)]
 
 
-def test_a_scheduler_of_another_authority_is_not_trusted(tls_address: str, foreign: TlsFiles) -> None:
-    assert "certificate verify failed" in refusal(tls_address, foreign)
+def test_a_scheduler_of_another_authority_is_not_trusted(
+    other_process: Executor, tls_address: str, foreign: TlsFiles
+) -> None:
+    assert "certificate verify failed" in refusal(other_process, tls_address, foreign)
 
 
 def test_a_scheduler_refuses_a_certificate_of_another_authority(
-    tls_address: str, ours: TlsFiles, foreign: TlsFiles
+    other_process: Executor, tls_address: str, ours: TlsFiles, foreign: TlsFiles
 ) -> None:
     """It is the check that keeps strangers from running code."""
-    assert "same authority" in refusal(tls_address, replace(foreign, ca_file=ours.ca_file))
+    assert "same authority" in refusal(other_process, tls_address, replace(foreign, ca_file=ours.ca_file))
 
 
-def test_a_scheduler_without_tls_is_not_taken_for_one_with_it(plain_address: str, ours: TlsFiles) -> None:
-    assert "--tls-ca-file" in refusal(plain_address.replace("tcp://", "tls://"), ours)
+def test_a_scheduler_without_tls_is_not_taken_for_one_with_it(
+    other_process: Executor, plain_address: str, ours: TlsFiles
+) -> None:
+    assert "--tls-ca-file" in refusal(other_process, plain_address.replace("tcp://", "tls://"), ours)
 
 
-def test_a_scheduler_with_tls_is_not_reached_without(tls_address: str) -> None:
-    assert "is at tls://" in refusal(tls_address.replace("tls://", "tcp://"), None)
+def test_a_scheduler_with_tls_is_not_reached_without(other_process: Executor, tls_address: str) -> None:
+    assert "is at tls://" in refusal(other_process, tls_address.replace("tls://", "tcp://"), None)
 
 
-def test_nobody_listens_at_a_tls_address(ours: TlsFiles) -> None:
-    assert "no Dask scheduler" in refusal("tls://127.0.0.1:1", ours, patience_s=0.5)
+def test_nobody_listens_at_a_tls_address(other_process: Executor, ours: TlsFiles) -> None:
+    assert "no Dask scheduler" in refusal(other_process, "tls://127.0.0.1:1", ours, patience_s=0.5)
 
 
 @pytest.mark.parametrize("name", ["ca_file", "cert", "key"])

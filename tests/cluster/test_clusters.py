@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from pathlib import Path
 from threading import Thread
 
@@ -23,7 +24,8 @@ from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task, TaskResult
 
 pytestmark = pytest.mark.xdist_group("dask")
-SOON_S = 5.0
+SOON_S = 60.0
+"""A busy machine takes that long for what takes 2 s; a scheduler that hangs is noticed after 150."""
 
 
 def take_a_while(item: int, slides: SlideCache) -> tuple[int, int]:
@@ -37,35 +39,33 @@ def tasks_for(n: int) -> list[Task]:
     ]
 
 
-def listeners() -> set[tuple[int, str]]:
-    """Process and address of everything this process and those it started listen at."""
+def listeners() -> set[tuple[int, str, int]]:
+    """Process, address and port of everything this process and those it started listen at."""
     me = psutil.Process()
     return {
-        (process.pid, connection.laddr.ip)
+        (process.pid, connection.laddr.ip, connection.laddr.port)
         for process in [me, *me.children(recursive=True)]
         for connection in process.net_connections(kind="inet")
         if connection.status == psutil.CONN_LISTEN
     }
 
 
-def test_a_local_cluster_is_reached_from_this_machine_only() -> None:
-    before = listeners()
-    with local_cluster(n_workers=2, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client:
-        found = listeners() - before
-        pids = {os.getpid(), *client.run(os.getpid).values()}
-    assert {pid for pid, _ in found} >= pids
-    assert {ip for _, ip in found} <= {"127.0.0.1"}
-
-
-def test_a_dashboard_takes_another_port_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_local_cluster_is_reached_from_this_machine_only_and_takes_another_port_without_a_word(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
+        before = listeners()
         with local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address=f"127.0.0.1:{port}") as client:
+            found = listeners() - before
+            pids = {os.getpid(), *client.run(os.getpid).values()}
             assert f":{port}/" not in client.dashboard_link
+    assert {pid for pid, _, _ in found} >= pids
+    assert {ip for _, ip, _ in found} <= {"127.0.0.1"}
     assert [str(warning.message) for warning in recwarn if "in use" in str(warning.message)] == []
 
 
-def test_another_service_at_the_address_is_no_scheduler() -> None:
+def test_another_service_at_the_address_is_no_scheduler(other_process: Executor) -> None:
     """As is the dashboard, whose port is easily mistaken; it takes what Dask says for a request."""
 
     def answer(server: socket.socket) -> None:
@@ -81,7 +81,7 @@ def test_another_service_at_the_address_is_no_scheduler() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         Thread(target=answer, args=(server,), daemon=True).start()
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-        assert "no Dask scheduler answers" in refusal(address, None, patience_s=2)
+        assert "no Dask scheduler answers" in refusal(other_process, address, None, patience_s=2)
         server.shutdown(socket.SHUT_RDWR)
 
 
@@ -92,13 +92,19 @@ def test_nobody_listens_there() -> None:
         existing_cluster("tcp://127.0.0.1:1", patience_s=1),
     ):
         pass
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < SOON_S
 
 
-def test_a_dashboard_listens_where_it_is_told_to_and_nothing_else_does() -> None:
+def test_a_dashboard_listens_where_it_is_told_to_and_nothing_is_written_to_the_folder_a_run_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     before = listeners()
-    with local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="0.0.0.0:0"):
-        assert {ip for _, ip in listeners() - before if ip != "127.0.0.1"} == {"0.0.0.0"}
+    with local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="0.0.0.0:0") as client:
+        assert {ip for _, ip, _ in listeners() - before if ip != "127.0.0.1"} == {"0.0.0.0"}
+        list(client.run(os.getcwd))
+        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -126,14 +132,6 @@ def test_addresses_that_others_reach_are_warned_about(address: str, words: str) 
     assert (words in warning) if words else not warning
 
 
-def test_nothing_is_written_to_the_folder_a_run_is_started_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with local_cluster(n_workers=1, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client:
-        list(client.run(os.getcwd))
-        assert list(tmp_path.iterdir()) == []
-    assert list(tmp_path.iterdir()) == []
-
-
 def take_some(results: Iterable[TaskResult], n: int) -> None:
     for _, _ in zip(range(n), results, strict=False):
         pass
@@ -151,14 +149,15 @@ def test_a_scheduler_that_goes_ends_the_run_within_seconds(
             results = executor.run(tasks_for(500))
             take_some(results, 5)
             scheduler.process.send_signal(number)
+            went_s.append(time.monotonic())
             for _ in results:
                 pass
 
+    went_s: list[float] = []
     with other_cluster(tmp_path / "scratch") as (scheduler, _):
-        began_s = time.monotonic()
         with caplog.at_level(logging.WARNING), pytest.raises(EnvironmentFaultError, match="has gone"):
             run_until_it_goes(scheduler)
-        assert time.monotonic() - began_s < SOON_S
+        assert time.monotonic() - went_s[0] < SOON_S
     assert not caplog.records
     assert not (tmp_path / "report.html").exists()
 
@@ -194,7 +193,7 @@ def test_a_worker_of_several_threads_that_joins_later_gets_no_slide(tmp_path: Pa
     ):
         later = start_worker(scheduler.address, tmp_path, n_threads=2)
         try:
-            client.wait_for_workers(2, timeout=20)
+            client.wait_for_workers(2, timeout=120)
             with pytest.raises(EnvironmentFaultError, match="several threads"):
                 list(executor.run(tasks_for(50)))
         finally:

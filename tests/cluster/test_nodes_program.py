@@ -8,41 +8,32 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from tests.cluster.conftest import LongRun
 from tests.helpers_nodes import Job, Node
-from tests.helpers_run import Inputs, content_of, extract, make_config, make_inputs
+from tests.helpers_run import Inputs, content_of, make_config, make_inputs
 from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.errors import ConfigError
 from wsi_extract.executors import follow_if_follower, open_executor
 
 pytestmark = pytest.mark.xdist_group("several_nodes")
-SETTINGS: dict[str, Any] = {"patches_per_slide": 150, "patch_size": 64}
 STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ node 1 of 2: ")
 FIRST_ADDRESS, SECOND_ADDRESS = "10.213.77.1", "10.213.77.2"
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make_inputs(tmp_path_factory.mktemp("input"), n_slides=10)
+    return make_inputs(tmp_path_factory.mktemp("input"), n_slides=1)
 
 
-@pytest.fixture(scope="module")
-def alone(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The data set that one process makes."""
-    out = tmp_path_factory.mktemp("alone") / "out"
-    extract(inputs, out, **SETTINGS)
-    return content_of(out)
-
-
-def job_in(folder: Path, inputs: Inputs, **environment: str) -> Job:
+def job_in(folder: Path, long_run: LongRun, **environment: str) -> Job:
     return Job(
         folder=folder,
-        inputs=inputs,
-        settings={name: str(value) for name, value in SETTINGS.items()},
+        inputs=long_run.inputs,
+        settings={name: str(value) for name, value in long_run.settings.items()},
         environment=environment,
     )
 
@@ -51,13 +42,13 @@ def n_records(node: Node) -> int:
     return len(list((node.out / ".wsi_extract" / "records").rglob("*.json")))
 
 
-def test_the_second_node_may_come_first(inputs: Inputs, alone: dict[str, bytes], tmp_path: Path) -> None:
-    with job_in(tmp_path, inputs) as job:
+def test_the_second_node_may_come_first(long_run: LongRun, tmp_path: Path) -> None:
+    with job_in(tmp_path, long_run) as job:
         second = job.start(1)
         second.wait_for("waits for the scheduler")
         first = job.start(0)
         assert (first.wait(), second.wait()) == (0, 0), first.log + second.log
-        assert content_of(first.out) == alone
+        assert content_of(first.out) == long_run.alone
         assert not second.out.exists()
         assert json.loads((first.out / "manifest.json").read_bytes())["run"]["n_workers"] == 2
         assert "node 1 works with 1 workers" in first.log
@@ -66,16 +57,6 @@ def test_the_second_node_may_come_first(inputs: Inputs, alone: dict[str, bytes],
         assert not list((tmp_path / "node-1-0" / "tmp").rglob("task-*"))
         assert all(STAMPED.match(line) for line in second.log.splitlines())
         assert "the run has ended" in second.log
-
-
-def test_a_node_that_does_not_come_in_time_is_not_waited_for(
-    inputs: Inputs, alone: dict[str, bytes], tmp_path: Path
-) -> None:
-    with job_in(tmp_path, inputs, WSI_EXTRACT_START_TIMEOUT_S="1") as job:
-        first = job.start(0)
-        assert first.wait() == 0, first.log
-        assert "begins without 1 of 2 nodes (1); they may still join" in first.log
-        assert content_of(first.out) == alone
 
 
 @pytest.fixture
@@ -103,7 +84,7 @@ def namespaces() -> Iterator[tuple[str, str]]:
 
 
 def test_a_line_that_is_cut_costs_only_what_was_on_it(
-    inputs: Inputs, alone: dict[str, bytes], tmp_path: Path, namespaces: tuple[str, str]
+    long_run: LongRun, tmp_path: Path, namespaces: tuple[str, str]
 ) -> None:
     first_net, second_net = namespaces
     environment = {
@@ -111,7 +92,7 @@ def test_a_line_that_is_cut_costs_only_what_was_on_it(
         "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",  # no less does: a second for each of its probes
         "WSI_EXTRACT_JOIN_TIMEOUT_S": "3",
     }
-    with job_in(tmp_path, inputs, **environment) as job:
+    with job_in(tmp_path, long_run, **environment) as job:
         first = job.start(0, prefix=("ip", "netns", "exec", first_net))
         first.wait_for("waits up to 300 s for the other node")
         second = job.start(1, prefix=("ip", "netns", "exec", second_net))
@@ -121,7 +102,7 @@ def test_a_line_that_is_cut_costs_only_what_was_on_it(
             time.sleep(0.01)
         subprocess.run(["ip", "-n", second_net, "link", "set", "line", "down"], check=True)
         assert (first.wait(), second.wait()) == (0, 0), first.log + second.log
-        assert content_of(first.out) == alone
+        assert content_of(first.out) == long_run.alone
         assert "node 1 has gone" in first.log
         assert "the node of rank 0 is out of reach" in second.log
         assert "Traceback" not in first.log + second.log

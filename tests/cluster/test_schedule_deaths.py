@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +17,6 @@ from distributed import Client, wait
 from wsi_extract.cluster import bundles
 from wsi_extract.cluster.schedule import TASK_TIMEOUT_S, DaskExecutor, dask_executor, local_cluster
 from wsi_extract.errors import EnvironmentFaultError, SlideError
-from wsi_extract.faults import refuse_silent_slide
 from wsi_extract.model import FaultClass
 from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import Task
@@ -35,7 +33,7 @@ def cluster() -> Iterator[Client]:
 @pytest.fixture
 def client(cluster: Client) -> Client:
     """The cluster, once the worker that the test before has killed is back."""
-    cluster.wait_for_workers(1, timeout=60)
+    cluster.wait_for_workers(1, timeout=120)
     return cluster
 
 
@@ -56,12 +54,6 @@ def tasks_for(function: Any, n: int) -> list[Task]:
 
 def task_of(function: Any, item: object) -> Task:
     return Task(stage="extract", slide_ordinal=0, slide_id="s", index=0, function=function, item=item)
-
-
-def die_on_three(item: int, slides: SlideCache) -> int:
-    if item == 3:
-        os._exit(1)
-    return item
 
 
 def die_on_seven(item: int, slides: SlideCache) -> int:
@@ -125,7 +117,7 @@ def test_a_bundle_that_kills_its_workers_costs_only_the_task_that_did(
     assert sorted(result.value for result in results if isinstance(result.value, int)) == [*range(7), *range(8, 12)]
     (fault,) = [result.fault for result in results if result.fault is not None]
     assert fault.fault_class is FaultClass.WORKER
-    assert "block 7" in fault.message
+    assert "died on block 7" in fault.message
 
 
 def test_a_task_that_hangs_costs_only_itself(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,37 +191,11 @@ def test_a_worker_that_hangs_says_where_in_one_line(client: Client, capfd: pytes
     assert "This worker process ends" in lines[0]
 
 
-def test_slides_that_do_not_answer_are_not_blamed(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pipe that nobody writes to stands for a mount that has stalled: opening it the plain way never returns."""
-    slide = tmp_path / "slide.svs"
-    os.mkfifo(slide)
-    monkeypatch.setattr(os, "O_NONBLOCK", 0)
-    monkeypatch.setattr(refuse_silent_slide, "__kwdefaults__", {"patience_s": 0.2})
-    with executor_of(client) as executor, pytest.raises(EnvironmentFaultError, match="the slides do not answer"):
-        list(executor.run([replace(task_of(die, 0), path=slide)]))
-    os.close(os.open(slide, os.O_WRONLY))  # lets the thread go
-
-
-def test_slides_that_have_gone_are_not_blamed(client: Client, tmp_path: Path) -> None:
-    with executor_of(client) as executor, pytest.raises(EnvironmentFaultError, match="the slides have gone"):
-        list(executor.run([replace(task_of(die, 0), path=tmp_path / "mount" / "slide.svs")]))
-
-
 def of_slides(function: Any, items: Iterable[object]) -> list[Task]:
     return [
         Task(stage="extract", slide_ordinal=i, slide_id=f"s{i}", index=0, function=function, item=item)
         for i, item in enumerate(items)
     ]
-
-
-def test_workers_that_die_of_whatever_they_read_end_the_run(client: Client) -> None:
-    with (
-        executor_of(client) as executor,
-        pytest.raises(EnvironmentFaultError, match=r"whatever they read, slides s\d and s\d at last"),
-    ):
-        list(executor.run(of_slides(die, range(4))))
 
 
 def test_workers_that_die_of_what_they_managed_before_end_the_run(client: Client, tmp_path: Path) -> None:
@@ -239,20 +205,11 @@ def test_workers_that_die_of_what_they_managed_before_end_the_run(client: Client
         assert first.value == "alive"
         switch.touch()
         with pytest.raises(EnvironmentFaultError, match="whatever they read"):
-            list(executor.run(of_slides(die_while_there, [switch] * 3)))
+            list(executor.run(of_slides(die_while_there, [switch] * 2)))
 
 
 def test_two_deadly_slides_in_a_row_are_both_blamed(client: Client) -> None:
     with executor_of(client) as executor:
         list(executor.run(of_slides(process_of, [0])))
-        results = list(executor.run(of_slides(die, range(3))))
-    assert {result.task.slide_id for result in results if result.fault is not None} == {"s0", "s1", "s2"}
-
-
-def test_a_task_that_kills_its_workers_becomes_a_fault(client: Client) -> None:
-    with executor_of(client) as executor:
-        results = {result.task.index: result for result in executor.run(tasks_for(die_on_three, 6))}
-    fault = results[3].fault
-    assert fault is not None
-    assert fault.fault_class is FaultClass.WORKER
-    assert "died" in fault.message
+        results = list(executor.run(of_slides(die, range(2))))
+    assert {result.task.slide_id for result in results if result.fault is not None} == {"s0", "s1"}

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from tests.cluster.helpers_fake import FakeCluster, Trouble
-from wsi_extract.cluster import node_cluster, placement, schedule
+from wsi_extract.cluster import placement, roll, schedule
 from wsi_extract.cluster.cluster_calls import ClusterCalls
 from wsi_extract.cluster.node_group import HOME
 from wsi_extract.cluster.parcels import Destination, ParcelKind
@@ -97,7 +97,7 @@ def play(
         shifts.append(Shift(**given))  # type: ignore[arg-type]  # as they are
         return shifts[-1]
 
-    for module in (schedule, node_cluster):
+    for module in (schedule, roll):
         monkeypatch.setattr(module, "time", cluster.clock)
     monkeypatch.setattr(schedule, "destination_of", destination)
     monkeypatch.setattr(schedule, "Shift", new_shift)
@@ -154,6 +154,16 @@ def test_nodes_that_cannot_read_or_write_cost_no_slide(monkeypatch: pytest.Monke
     trouble = Trouble(losses=0.01, bad_nodes=frozenset({2}), blind_share=0.1, lost_results=0.01)
     played = play(monkeypatch, seed=seed, trouble=trouble)
     assert not blamed(played)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_node_whose_workers_die_of_everything_costs_no_slide(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    """It has less memory than the first one, say: what it dies of goes well at home, and then it gets no more."""
+    played = play(monkeypatch, seed=seed, trouble=Trouble(crashes=0.002, deadly_nodes=frozenset({1})))
+    assert not blamed(played)
+    assert "node 1 takes no further part: its workers die of what goes well on node 0" in caplog.text
 
 
 def test_the_window_bounds_what_waits_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ class Blame:
     def __init__(self) -> None:
         self._deaths: Counter[tuple[str, int, int]] = Counter()
         """Workers that died while a task was alone on all of them, by stage, slide and number of the task."""
+        self._places: dict[tuple[str, int, int], int] = {}
+        """The node where that happened last."""
         self._proven: Task | None = None
         """What a worker has come to an end with last."""
         self._blamed: str | None = None
@@ -30,14 +32,19 @@ class Blame:
         """Note that a worker has come to an end with a task."""
         self._proven, self._blamed = task, None
 
-    def is_guilty(self, task: Task, *, n_deaths: int) -> bool:
-        """Note that workers died while the task was alone on all of them; return whether these were enough.
+    def is_guilty(self, task: Task, *, n_deaths: int, node: int) -> bool:
+        """Note that workers of a node died while the task was alone on all; return whether these were enough.
 
         One may have died of something else.
         """
-        identity = (task.stage, task.slide_ordinal, task.index)
+        identity = _identity(task)
         self._deaths[identity] += n_deaths
+        self._places[identity] = node
         return self._deaths[identity] >= DEATHS_ALONE
+
+    def place_of_death(self, task: Task) -> int | None:
+        """Return the node where a worker died last while the task was alone, ``None`` when none did."""
+        return self._places.get(_identity(task))
 
     def refuse_scapegoat(self, task: Task, *, can_repeat: Callable[[Task], bool]) -> None:
         """Refuse to blame a slide for what the machine does to whatever is read: now to this one, then to the others.
@@ -62,6 +69,10 @@ class Blame:
                 f"Look at the memory, the disk and the libraries of the machines they run on. {RESUME}",
             )
         self._blamed = task.slide_id
+
+
+def _identity(task: Task) -> tuple[str, int, int]:
+    return task.stage, task.slide_ordinal, task.index
 
 
 def fault_of_death(task: Task, *, error: Exception) -> Fault:

@@ -45,6 +45,9 @@ START_S = 300.0
 """How long workers may take to start: packages may come over the network."""
 CLOSE_S = 5.0
 """How long they may take to end."""
+TAKEN = "name taken"
+"""What Dask's scheduler says to a worker whose name another one has."""
+DOUBLE = "another process works as this node; tries again, in case it has ended and the run has not noticed yet"
 MUTE = "something listens there, but does not answer; certificates belong on all nodes, or on none"
 
 
@@ -122,7 +125,7 @@ def _follow(follower: Follower) -> None:
         if trouble and trouble != told:
             _say(follower, trouble)
             told = trouble
-        time.sleep(PAUSE_S)
+        time.sleep(LOOK_S if trouble else PAUSE_S)  # every attempt starts processes
         silence = _wait_for_scheduler(follower, patience_s=follower.patience_s, leave_if_refused=True)
         if silence is not None:
             _say(follower, _last_words(silence, has_worked=has_worked))
@@ -241,6 +244,8 @@ def _describe_failed(failed: list[BaseException]) -> str:
     error = failed[0]
     while error.__cause__ is not None:  # what Dask makes of it says less
         error = error.__cause__
+    if TAKEN in str(error):  # and what time it is, so that it would be told each time
+        return DOUBLE
     return f"{len(failed)} workers have not started: {type(error).__name__}: {error}"
 
 

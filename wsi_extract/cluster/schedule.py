@@ -148,7 +148,7 @@ class DaskExecutor:
         shift.next_look_s = time.monotonic() + (LOOK_AGAIN_S if shift.casualties else LOOK_AT_NODES_S)
         results = []
         for each in verdicts.suspects:
-            results += self._suspect(each.bundle, shift, error=each.error, is_alone=each.was_alone)
+            results += self._suspect(each, shift)
         return results
 
     def _set_crew(self, crew: dict[int, tuple[str, ...]], shift: Shift) -> None:
@@ -175,7 +175,9 @@ class DaskExecutor:
                 idle.add(node)
                 continue
             if shift.bundler.is_on_trial:
-                node = shift.placement.home_of(bundle[0])
+                # What killed a worker of another node must kill one at home as well before its slide is left out.
+                has_killed = self._blame.place_of_death(bundle[0]) is not None
+                node = HOME if has_killed else shift.placement.home_of(bundle[0])
             self._send(bundle, shift, node=node)
 
     def _next_node(self, shift: Shift, *, idle: set[int]) -> int | None:
@@ -214,12 +216,15 @@ class DaskExecutor:
         try:
             answer = self.calls.fetch(future)  # any other error is ours: tasks hand theirs back
         except KilledWorker as killed:
-            node = rank_of(killed.last_worker.name) if self.has_nodes else HOME
-            if node == HOME:
-                return self._suspect(flight.bundle, shift, error=killed, is_alone=flight.is_alone)
             casualty = Casualty(
-                bundle=flight.bundle, node=node, at_s=time.monotonic(), error=killed, was_alone=flight.is_alone
+                bundle=flight.bundle,
+                node=rank_of(killed.last_worker.name) if self.has_nodes else HOME,
+                at_s=time.monotonic(),
+                error=killed,
+                was_alone=flight.is_alone,
             )
+            if casualty.node == HOME:
+                return self._suspect(casualty, shift)
             shift.casualties.add(casualty)
             shift.next_look_s = min(shift.next_look_s, time.monotonic() + LOOK_AGAIN_S)
             return []
@@ -240,6 +245,9 @@ class DaskExecutor:
         shift.bundler.learn(bundle, worked_s=report.worked_s)
         self._blame.note_end(bundle[-1])
         n_refused = len(self._refused)
+        deadly = self._blame.place_of_death(bundle[0])
+        if self.has_nodes and report.rank == HOME and deadly not in (None, HOME):
+            self._refuse(deadly, why=f"its workers die of what goes well on node {HOME}: they may have less memory")
         results = []
         for task, (value, fault), fault_at_home in zip(bundle, report.outcomes, faults_at_home, strict=True):
             if fault is not None and self._is_of_node(task, fault, rank=report.rank):
@@ -257,15 +265,21 @@ class DaskExecutor:
         if not self.has_nodes or rank == HOME or task.at_home:
             return False
         if fault.fault_class is FaultClass.ENVIRONMENT:
-            if rank not in self._refused:
-                _LOG.warning("node %d takes no further part: %s", rank, fault.message)
-            self._refused.add(rank)
+            self._refuse(rank, why=fault.message)
             return True
         return fault.fault_class is FaultClass.SLIDE and bool(fault.errno_name)
 
-    def _suspect(self, bundle: Bundle, shift: Shift, *, error: Exception, is_alone: bool) -> list[TaskResult]:
+    def _refuse(self, rank: int, *, why: str) -> None:
+        if rank not in self._refused:
+            _LOG.warning("node %d takes no further part: %s", rank, why)
+        self._refused.add(rank)
+
+    def _suspect(self, casualty: Casualty, shift: Shift) -> list[TaskResult]:
         """Let tasks that a worker may have died of be tried alone; return the result of one that is to blame."""
-        if not is_alone or not self._blame.is_guilty(bundle[0], n_deaths=deaths_in(error)):
+        bundle, error = casualty.bundle, casualty.error
+        if not casualty.was_alone or not self._blame.is_guilty(
+            bundle[0], n_deaths=deaths_in(error), node=casualty.node
+        ):
             shift.bundler.put_back(bundle)
             return []
         self._blame.refuse_scapegoat(bundle[0], can_repeat=self._can_repeat)
