@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         received, path = self.server.received, urlsplit(self.path).path
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         received.requests.append(f"{self.command} {path}")
-        received.may_answer.wait(10)
+        received.may_answer.wait()
         if received.status != 200:
             self._answer({"error_code": "INTERNAL_ERROR", "message": "no"}, status=received.status)
             return None

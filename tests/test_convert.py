@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.helpers_convert import StoppedError, assert_same_patches, assert_unfinished, convert, finished
 from tests.helpers_dataset import flip_byte, shared_inputs
 from tests.helpers_run import content_of, copy_inputs, extract, read_manifest
+from wsi_extract import blocks
 from wsi_extract.__main__ import main
 from wsi_extract.blocks import block_ranges, patches_per_block
 from wsi_extract.convert.blocks import place_of
@@ -115,12 +116,16 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, to: str) -> None:
     assert content_of(dest) == content_of(tmp_path / "whole")
 
 
+def _convert_until_killed(source: Path, dest: Path, min_block_patches: int) -> None:
+    blocks.MIN_BLOCK_PATCHES = min_block_patches
+    convert(source, dest, "both", stop_at=1, stop=lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
 def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
     source, dest = finished(tmp_path, "png"), tmp_path / "dest"
-    killed = multiprocessing.get_context("fork").Process(
-        target=convert,
-        args=(source, dest, "both"),
-        kwargs={"stop_at": 1, "stop": lambda: os.kill(os.getpid(), signal.SIGKILL)},
+    # Not forked: a copy of this process would inherit locks that threads of other tests may hold.
+    killed = multiprocessing.get_context("spawn").Process(
+        target=_convert_until_killed, args=(source, dest, blocks.MIN_BLOCK_PATCHES)
     )
     killed.start()
     killed.join()

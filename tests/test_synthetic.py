@@ -50,7 +50,6 @@ from wsi_extract.synthetic import (
     HeSlideSpec,
     PenMarks,
     PlacedCell,
-    compose_scene,
     write_coco,
     write_demo,
     write_he_slide,
@@ -100,19 +99,14 @@ def test_pages_follow_the_order_of_aperio_and_hold_no_date(he_slide: HeSlide) ->
         assert not {"DateTime", "Software"} & {tag.name for page in pages for tag in page.tags}
 
 
-def test_tile_size_and_chroma_do_not_move_a_cell(tmp_path: Path) -> None:
-    spec = replace(SPEC, tile_px=256, chroma_subsampling="420", quality=90)
+def test_tile_size_and_chroma_do_not_move_a_cell_and_another_seed_does(tmp_path: Path, he_slide: HeSlide) -> None:
+    spec = replace(SPEC, seed=6, tile_px=256, chroma_subsampling="420", quality=90)
     cells = write_he_slide(tmp_path / "slide.svs", spec)
     picture = read_level(tmp_path / "slide.svs", level=0)
     mitoses = [cell for cell in cells if cell.kind is CellKind.MITOSIS]
     assert len(mitoses) == 16
     assert all(darkest_decile(picture, x=cell.x_l0, y=cell.y_l0) < 75 for cell in mitoses)
-
-
-def test_same_spec_gives_the_same_bytes(tmp_path: Path, he_slide: HeSlide) -> None:
-    assert write_he_slide(tmp_path / "again.svs", SPEC) == he_slide[1]
-    assert (tmp_path / "again.svs").read_bytes() == he_slide[0].read_bytes()
-    assert compose_scene(replace(SPEC, seed=6)).cells != he_slide[1]
+    assert {(cell.x_l0, cell.y_l0) for cell in cells}.isdisjoint((cell.x_l0, cell.y_l0) for cell in he_slide[1])
 
 
 @pytest.mark.parametrize("level", [1, 2])
@@ -198,17 +192,17 @@ def test_impossible_specs_are_refused(change: dict[str, object], message: str) -
 
 @pytest.mark.parametrize("share", [0.2, 0.8])
 def test_tissue_covers_the_share_asked_for(tmp_path: Path, share: float) -> None:
-    spec = HeSlideSpec(width_px=4001, height_px=3001, seed=2, tissue_share=share)
+    spec = HeSlideSpec(width_px=2401, height_px=1801, seed=2, tissue_share=share)
     write_he_slide(tmp_path / "slide.svs", spec)
     assert coloured(read_level(tmp_path / "slide.svs", level=2)).mean() == pytest.approx(share, abs=0.08)
 
 
 def test_slides_without_tissue_show_glass_or_ink(tmp_path: Path) -> None:
-    write_blank_slide(tmp_path / "blank.svs")
+    write_blank_slide(tmp_path / "blank.svs", width_px=801, height_px=603)
     glass = read_level(tmp_path / "blank.svs", level=0)
     assert glass.min() > 230
     assert glass.std() > 0.3  # scanners leave noise
-    write_pen_slide(tmp_path / "pen.svs")
+    write_pen_slide(tmp_path / "pen.svs", width_px=801, height_px=603)
     ink = read_level(tmp_path / "pen.svs", level=0).astype(np.int64)
     assert (ink[..., 2] - ink[..., 0]).min() > 100
 
@@ -225,7 +219,7 @@ def test_strokes_of_three_inks_cross_the_slide_and_avoid_cells(tmp_path: Path) -
 
 
 def test_memory_does_not_grow_with_the_height_of_the_slide(tmp_path: Path) -> None:
-    """The tall slide has 216 MB more pixels at level 0 than the small one.
+    """The tall slide has 54 MB more pixels at level 0 than the small one.
 
     Linux hands the peak memory of a process on to its children, so pytest's own peak would hide theirs. The launcher in
     between is small; its peak of all children so far is the small slide's, then the tall one's.
@@ -234,11 +228,11 @@ def test_memory_does_not_grow_with_the_height_of_the_slide(tmp_path: Path) -> No
 import sys
 from pathlib import Path
 from wsi_extract.synthetic import HeSlideSpec, write_he_slide
-write_he_slide(Path(sys.argv[1]), HeSlideSpec(width_px=4_000, height_px=int(sys.argv[2]), seed=1))
+write_he_slide(Path(sys.argv[1]), HeSlideSpec(width_px=2_000, height_px=int(sys.argv[2]), seed=1))
 """
     launch = """
 import resource, subprocess, sys
-for height in ("2000", "20000"):
+for height in ("1000", "10000"):
     subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2], height], check=True)
     print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
@@ -247,8 +241,8 @@ for height in ("2000", "20000"):
     small, tall = map(int, done.stdout.split())
     assert tall < 1.15 * small
     with openslide.OpenSlide(path) as slide:
-        assert slide.level_dimensions == ((4_000, 20_000), (1_000, 5_000), (250, 1_250))
-        assert read_rgb(slide, x_l0=3_900, y_l0=19_900, level=0, size_wh=(100, 100)).min() > 60
+        assert slide.level_dimensions == ((2_000, 10_000), (500, 2_500), (125, 625))
+        assert read_rgb(slide, x_l0=1_900, y_l0=9_900, level=0, size_wh=(100, 100)).min() > 60
 
 
 # --- annotations

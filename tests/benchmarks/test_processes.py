@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from benchmarks import processes
 from benchmarks.processes import FailedCommandError, Look, ProcessCost, descendants_of, run_measured
 
 BUSY = "import time; end = time.process_time() + {seconds}\nwhile time.process_time() < end: pass"
@@ -20,18 +21,18 @@ def test_cpu_time_of_a_busy_process_is_counted() -> None:
     cost = run_measured(python(BUSY.format(seconds=0.4)))
     assert 0.4 <= cost.cpu_s < 1.5
     assert cost.wall_s >= 0.4
-    assert cost.cores_used(cost.started_s, cost.ended_s) > 0.3
+    assert cost.cores_used(cost.started_s, cost.ended_s) > 0.5 * cost.cpu_s / cost.wall_s  # others may keep it waiting
     assert cost.worker_peak_bytes == 0
     assert 5e6 < cost.driver_peak_bytes < 200e6
 
 
 def test_descendants_count_too() -> None:
-    child = BUSY.format(seconds=0.4) + "\nbytearray(60_000_000)\nimport time; time.sleep(0.3)"
+    child = BUSY.format(seconds=0.4) + "\nbytearray(60_000_000)\nimport time; time.sleep(2)"  # looks may come late
     cost = run_measured(
         python(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)")
     )
     assert cost.cpu_s >= 0.4
-    assert cost.driver_cpu_s < 0.3
+    assert cost.driver_cpu_s < cost.cpu_s - 0.35
     assert cost.worker_peak_bytes > 60e6
     assert cost.driver_peak_bytes < cost.worker_peak_bytes
 
@@ -45,11 +46,11 @@ def test_what_others_do_meanwhile_is_seen() -> None:
         busy.wait()
 
 
-def test_the_end_is_not_awaited_between_two_looks() -> None:
-    costs = [run_measured(python("pass")).wall_s for _ in range(3)]
-    start = time.perf_counter()
-    run_measured(python("pass"))
-    assert min(costs) < time.perf_counter() - start + 0.1
+def test_the_end_is_not_awaited_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LOOK_S", 120.0)
+    start_s = time.perf_counter()
+    assert run_measured(python("pass")).wall_s < 60
+    assert time.perf_counter() - start_s < 60
 
 
 def test_cores_are_those_that_were_given() -> None:

@@ -64,8 +64,10 @@ def cost_of(
     )
 
 
-def test_a_job_is_run_and_its_phases_are_read_off(job: Job, tmp_path: Path) -> None:
-    cost = run_job(job, scratch=tmp_path, tile_px=240, cores=cores_for(job.n_workers))
+def test_jobs_are_run_and_their_phases_read_off(job: Job, tmp_path: Path) -> None:
+    costs = compare_workers([job], scratch=tmp_path, tile_px=240, n_rounds=1, seed=0)
+    assert list(costs) == [("PNG", 0)]
+    (cost,) = costs["PNG", 0]
     assert cost.n_slides == 1
     assert 5 < cost.n_patches <= 7 * 5
     assert cost.n_blocks >= 1
@@ -104,12 +106,6 @@ def test_costs_are_compared_with_one_worker() -> None:
     result = describe_scaling(costs, [overhead], conditions=["Here."])
     assert "PNG, 2" in result.figures
     assert "busy" in result.to_markdown()
-
-
-def test_jobs_are_compared_by_name_and_workers(job: Job, tmp_path: Path) -> None:
-    costs = compare_workers([job], scratch=tmp_path, tile_px=240, n_rounds=1, seed=0)
-    assert list(costs) == [("PNG", 0)]
-    assert len(costs["PNG", 0]) == 1
 
 
 def test_jobs_that_do_other_work_are_not_compared() -> None:

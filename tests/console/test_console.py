@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from tests.helpers_run import MEMORY_BYTES, Inputs, make_config, make_inputs
+from wsi_extract.annotations.reconcile import ClassCount, Reason, Reconciliation
 from wsi_extract.console.reporters import MAX_SLIDES_SHOWN, ConsoleReporter, SilentReporter
+from wsi_extract.console.tables import reconciliation_table
 from wsi_extract.pipeline import run
 from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import SerialExecutor
@@ -94,6 +96,15 @@ def test_a_log_is_plain_ascii_without_moves_of_a_cursor(broken: Inputs, tmp_path
     assert text.isascii()
     assert not {character for character in text if ord(character) < 32} - {"\n"}
     assert max(len(line) for line in text.splitlines() if line[:1] in "|+") <= 140
+
+
+def test_the_account_of_annotations_reads_like_the_other_tables() -> None:
+    count = ClassCount(class_id=2, name="Mitosis", n_read=12_345, n_by_reason={Reason.KEPT_TARGET: 12_345})
+    account = Reconciliation(classes=(count,), unmatched_slides=(), unreadable_slides=(), unlisted_slides=())
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(reconciliation_table(account))
+    assert "12,345" in shown.getvalue()
+    assert "kept target" in shown.getvalue()
 
 
 def test_many_slides_cost_few_lines(inputs: Inputs, tmp_path: Path) -> None:

@@ -267,8 +267,10 @@ def test_the_heartbeat_writes_while_the_main_thread_waits(tmp_path: Path, monkey
     reporter, shown = make_reporter(tmp_path)
     reporter.begin("extract", total=10, unit="patches")
     reporter.take_up("slow")
+    until_s = time.monotonic() + 60
     with beating(reporter.beat, every_s=0.01):
-        time.sleep(0.3)
+        while len(shown.getvalue().splitlines()) < 3 and time.monotonic() < until_s:
+            time.sleep(0.01)
     lines = shown.getvalue().splitlines()
     assert len(lines) > 2
     assert "in work: slow" in lines[-1]

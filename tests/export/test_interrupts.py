@@ -35,7 +35,6 @@ sys.addaudithook(on_event)
 sys.exit(main(sys.argv[3:]))
 """
 """The program sends itself a signal when it opens its n-th temporary file."""
-CASES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 ADVICE = "interrupted; give the same command again to go on\n"
 
 
@@ -44,8 +43,10 @@ def run_signalled(number: signal.Signals, n_files: int, *arguments: object) -> s
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("number", "code"), CASES)
-@pytest.mark.parametrize("export_format", [ExportFormat.HDF5, ExportFormat.YOLO])
+@pytest.mark.parametrize(
+    ("number", "code", "export_format"),
+    [(signal.SIGINT, 130, ExportFormat.HDF5), (signal.SIGTERM, 143, ExportFormat.YOLO)],
+)
 def test_an_interrupted_export_stops_and_goes_on(
     tmp_path: Path, number: signal.Signals, code: int, export_format: ExportFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,11 +60,10 @@ def test_an_interrupted_export_stops_and_goes_on(
     assert content_of(dest) == content_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("number", "code"), CASES)
-def test_an_interrupted_conversion_stops_and_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_an_interrupted_conversion_stops_and_goes_on(tmp_path: Path) -> None:
     out, dest = finished(tmp_path, "png"), tmp_path / "dest"
-    result = run_signalled(number, 12, "convert", out, "--store", "zarr", "--dest", dest, "--workers", 1)
-    assert (result.returncode, result.stderr) == (code, ADVICE)
+    result = run_signalled(signal.SIGTERM, 12, "convert", out, "--store", "zarr", "--dest", dest, "--workers", 1)
+    assert (result.returncode, result.stderr) == (143, ADVICE)
     assert not (dest / "manifest.json").exists()
     convert(out, dest, "zarr")
     convert(out, tmp_path / "whole", "zarr")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,11 +42,12 @@ def _impatient_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # more than a test waits for
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("MLFLOW_RUN_ID", "r1")
     for name in ("END_S", "FAILED_END_S", "INTERRUPTED_END_S"):
-        monkeypatch.setattr(tracking, name, 5.0)
+        monkeypatch.setattr(tracking, name, 60.0)
+    monkeypatch.setattr(tracking, "LEAST_PATIENCE_S", 60.0)  # a machine may be slow
     yield
     assert os.environ["MLFLOW_RUN_ID"] == "r1"  # which mlflow's global functions take away
 
@@ -123,7 +125,7 @@ def test_a_server_that_refuses_costs_one_warning(
     with tracking_server(status=status) as server:
         reporter = track_at(server, inputs, tmp_path / "out", monkeypatch)
     (warning,) = reporter.warnings
-    assert "the run goes on" in warning
+    assert "the data set is not affected" in warning
     assert len(server.requests) > 3  # what is down may come up again
     assert (tmp_path / "out" / "manifest.json").is_file()
 
@@ -171,18 +173,19 @@ def test_azure_without_its_plugin_is_told_what_to_install(
     assert "azureml-mlflow" in warning
 
 
-def test_a_server_that_never_answers_costs_its_budget_at_the_end_and_no_more(
+def test_a_server_that_never_answers_keeps_a_short_run_shortly(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "END_S", 0.5)
+    monkeypatch.setattr(tracking, "LEAST_PATIENCE_S", 0.5)
     with tracking_server(is_hanging=True) as server:
         started_s = time.monotonic()
         reporter = track_at(server, inputs, tmp_path / "out", monkeypatch)
-        assert time.monotonic() - started_s < 4
-        (warning,) = reporter.warnings
-        assert "no answer" in warning
-    time.sleep(0.2)
-    assert len(reporter.warnings) == 1
+        assert time.monotonic() - started_s < 50  # of the 60 s that END_S is here
+    for thread in threading.enumerate():
+        if thread.name == "background sender":
+            thread.join()
+    (warning,) = reporter.warnings
+    assert "not all was taken within" in warning
 
 
 def test_a_client_that_cannot_be_loaded_costs_one_warning(

@@ -43,7 +43,8 @@ def class_table(classes: Sequence[ClassDecision]) -> Table:
 def reconciliation_table(reconciliation: Reconciliation) -> Table:
     """Return what became of the annotations, class by class."""
     (first, *others), *rows = reconciliation.to_rows()
-    return make_table("Where the annotations went", (first, *(f"#{name}" for name in others)), rows)
+    columns = (first, *(f"#{name.replace('_', ' ')}" for name in others))
+    return make_table("Where the annotations went", columns, [(name, *map(int, counts)) for name, *counts in rows])
 
 
 def slide_table(entries: Sequence[SlideEntry]) -> Table:

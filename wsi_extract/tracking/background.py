@@ -43,6 +43,8 @@ class BackgroundSender(Generic[Target]):
         self._jobs: deque[Callable[[Target], None]] = deque(maxlen=MAX_WAITING)
         self._latest: Callable[[Target], None] | None = None
         self._is_closing = self._is_abandoned = False
+        self._answered_s: float | None = None
+        """When the target was opened, or did a job last."""
         self._changed = Condition()
         self._thread = Thread(target=self._loop, name="background sender", daemon=True)
 
@@ -67,21 +69,33 @@ class BackgroundSender(Generic[Target]):
                 self._is_abandoned = True
         self._changed.notify()
 
-    def close(self, *, budget_s: float) -> None:
+    def close(self, *, budget_s: float, patience_s: float) -> None:
         """Wait until everything is sent, but not longer than ``budget_s``; what is left then is dropped.
 
-        Where nothing could be sent lately it is not longer than `HOPELESS_END_S`.
+        Nor longer than ``patience_s`` since the last job that was done, and where nothing could be sent lately not
+        longer than `HOPELESS_END_S`. Opening the target has the whole budget: loading a library takes its time.
         """
-        started_s = time.monotonic()
         with self._changed:
             self._is_closing = True
             self._changed.notify()
             if self._thread.ident is not None and not self._is_abandoned:
-                self._changed.wait_for(lambda: self._is_done or self._is_hopeless, budget_s)
-                left_s = started_s + min(budget_s, HOPELESS_END_S) - time.monotonic()
-                if not self._changed.wait_for(lambda: self._is_done, max(0.0, left_s)):
-                    self._tell(TimeoutError(f"no answer for {budget_s:.0f} s at the end of the run"))
+                self._wait_for_the_rest(budget_s=budget_s, patience_s=patience_s)
             self._is_abandoned = True
+
+    def _wait_for_the_rest(self, *, budget_s: float, patience_s: float) -> None:
+        began_s = time.monotonic()
+        while not self._is_done:
+            now_s = time.monotonic()
+            if self._is_hopeless:
+                until_s = min(budget_s, HOPELESS_END_S) + began_s
+            elif self._answered_s is None:
+                until_s = budget_s + began_s
+            else:
+                until_s = min(budget_s + began_s, patience_s + max(began_s, self._answered_s))
+            if now_s >= until_s:
+                self._tell(TimeoutError(f"not all was taken within {now_s - began_s:.0f} s after the end of the run"))
+                return
+            self._changed.wait(until_s - now_s)
 
     @property
     def _is_hopeless(self) -> bool:
@@ -93,6 +107,7 @@ class BackgroundSender(Generic[Target]):
         except Exception as error:  # noqa: BLE001  # what a library makes of its own import is anybody's guess
             self._tell(error)
         else:
+            self._note_answer()
             while (job := self._next()) is not None:
                 self._try(job, target)
         with self._changed:
@@ -104,11 +119,16 @@ class BackgroundSender(Generic[Target]):
             job(target)
         except Exception as error:  # noqa: BLE001  # nothing that happens there matters to the run
             self._tell(error)
-            n_failures = self._n_failures + 1
+            with self._changed:
+                self._n_failures += 1
+                self._changed.notify_all()
         else:
-            n_failures = 0
+            self._n_failures = 0
+            self._note_answer()
+
+    def _note_answer(self) -> None:
         with self._changed:
-            self._n_failures = n_failures
+            self._answered_s = time.monotonic()
             self._changed.notify_all()
 
     def _next(self) -> Callable[[Target], None] | None:

@@ -1,8 +1,9 @@
 """Reports a run to MLflow when it is a job that has a run there, beside whatever else it is reported to.
 
 Settings, versions and the state of the run; a handful of numbers every `EVERY_S`; the documents of a finished data set.
-Nothing per patch, and nothing from workers. The server may be slow, down or wrong: that costs one warning, and at most
-`END_S` when everything else is done. Times are seconds (``_s``) of `time.monotonic`.
+Nothing per patch, and nothing from workers. The server may be slow, down or wrong: that costs one warning, and at the
+end a wait: `END_S` at most, and where it does not answer `PATIENCE_SHARE` of the run's own time, so that a short run is
+not kept by a server that hangs. Times are seconds (``_s``) of `time.monotonic`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ END_S = 30.0
 FAILED_END_S = 10.0
 INTERRUPTED_END_S = 3.0
 """Who has interrupted a run waits, or kills it."""
+PATIENCE_SHARE = 0.1
+LEAST_PATIENCE_S = 5.0
 MANIFEST_SUMMARY = "manifest-summary.json"
 STATUS = "extraction_status"
 COUNTED = {
@@ -66,7 +69,7 @@ def open_tracker(reporter: Reporter, config: RunConfig, *, environ: Mapping[str,
     sender = BackgroundSender(
         partial(MlflowRun, run_id),
         on_trouble=lambda reason: reporter.warn(
-            f"MLflow did not take all that this run reports; the run goes on. {presentable(reason)}"
+            f"MLflow did not take all that this run reports; the data set is not affected. {presentable(reason)}"
         ),
     )
     tracker = TrackingReporter(reporter, sender=sender, config=config)
@@ -95,7 +98,7 @@ class TrackingReporter:
         self._clock = clock
         self._stage = ""
         self._n_done = self._n_kept = self._n_slides = self._n_failed = 0
-        self._sent_s = clock()
+        self._began_s = self._sent_s = clock()
         self._pace = Pace(self._sent_s)
         self._finished: Finished | None = None
         # The job may have been started again, under the same id.
@@ -163,8 +166,7 @@ class TrackingReporter:
 
     def show_inputs(self, inputs: Inputs) -> None:
         """Send how many slides there are."""
-        n_slides = {"slides_found": len(inputs.entries), "slides_planned": len(inputs.planned)}
-        self._send_metrics(n_slides, step=0)
+        self._send_metrics({"slides_found": len(inputs.entries), "slides_planned": len(inputs.planned)}, step=0)
         self._reporter.show_inputs(inputs)
 
     def show_plan(self, plan: RunPlan) -> None:
@@ -202,20 +204,18 @@ class TrackingReporter:
 
     def end_failed(self, error: BaseException) -> None:
         """Leave word of a run that did not come to its end."""
-        is_interrupted = isinstance(error, KeyboardInterrupt)
-        tags = {
-            STATUS: "interrupted" if is_interrupted else "failed",
-            "error": f"{type(error).__name__}: {error}".rstrip(": "),
-        }
+        interrupted = isinstance(error, KeyboardInterrupt)
+        status, budget_s = ("interrupted", INTERRUPTED_END_S) if interrupted else ("failed", FAILED_END_S)
+        tags = {STATUS: status, "error": f"{type(error).__name__}: {error}".rstrip(": ")}
         self._sender.send(lambda run: run.set_tags(tags))
-        self._sender.close(budget_s=INTERRUPTED_END_S if is_interrupted else FAILED_END_S)
+        self._close(budget_s)
 
     def end_well(self) -> None:
         """Leave the result of a run that came to its end, and its documents."""
         finished = self._finished
         if finished is None:
             self._sender.send(lambda run: run.set_tags({STATUS: "dry run"}))
-            self._sender.close(budget_s=FAILED_END_S)
+            self._close(FAILED_END_S)
             return
         tags = {
             STATUS: "partial" if finished.faults else COMPLETE,
@@ -228,7 +228,19 @@ class TrackingReporter:
         manifest = self._config.output_dir / MANIFEST
         self._sender.send(partial(_log_manifest, path=manifest))
         self._sender.send(partial(_log_versions, path=manifest))
-        self._sender.close(budget_s=END_S)
+        self._close(END_S)
+
+    def _close(self, budget_s: float) -> None:
+        self._sender.close(budget_s=budget_s, patience_s=patience_after(self._clock() - self._began_s))
+
+
+def patience_after(ran_s: float) -> float:
+    """Return how many seconds the end of a run that lasted ``ran_s`` waits for a single answer.
+
+    >>> patience_after(10), patience_after(120), patience_after(3600)
+    (5.0, 12.0, 30.0)
+    """
+    return min(END_S, max(LEAST_PATIENCE_S, PATIENCE_SHARE * ran_s))
 
 
 def _log_if_there(run: MlflowRun, *, path: Path) -> None:
@@ -253,25 +265,22 @@ def _log_versions(run: MlflowRun, *, path: Path) -> None:
 
 def _facts_of_start(config: RunConfig) -> dict[str, str]:
     """Return what a run depends on, in small texts."""
-    settings = config.model_dump(mode="json", exclude=set(LOCATION_FIELDS))
+    dumped = config.model_dump(mode="json", exclude=set(LOCATION_FIELDS))
+    settings = {name: value if isinstance(value, str) else json.dumps(value) for name, value in dumped.items()}
     return {
         "wsi_extract": wsi_extract.__version__,
         "code_sha256": code_digest(Path(wsi_extract.__file__).parent),
         "config_sha256": run_key(config),
         "python": platform.python_version(),
-        **{
-            f"setting.{name}": value if isinstance(value, str) else json.dumps(value)
-            for name, value in settings.items()
-        },
+        **{f"setting.{name}": value for name, value in settings.items()},
     }
 
 
 def code_digest(package: Path) -> str:
     """Return a digest of all modules of a package: which code it was, also where there is no git."""
     files = sorted(package.rglob("*.py"))
-    return sha256_of(
-        "\n".join(f"{file.relative_to(package)} {sha256_of(file.read_bytes())}" for file in files).encode()
-    )
+    lines = [f"{file.relative_to(package)} {sha256_of(file.read_bytes())}" for file in files]
+    return sha256_of("\n".join(lines).encode())
 
 
 def _facts_of_end(finished: Finished, *, n_good: int, seconds: float) -> dict[str, float]:
