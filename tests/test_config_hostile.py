@@ -43,7 +43,7 @@ FILES = {
 }
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(("data", "message"), FILES.values(), ids=FILES)
 def test_files_that_are_refused(tmp_path: Path, data: bytes | str, message: str) -> None:
     path = tmp_path / "config.json"
@@ -53,7 +53,7 @@ def test_files_that_are_refused(tmp_path: Path, data: bytes | str, message: str)
     assert len(found) < 1000 + len(str(path))
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     pipe, large = tmp_path / "pipe", tmp_path / "large"
     os.mkfifo(pipe)

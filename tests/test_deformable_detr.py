@@ -139,6 +139,10 @@ def _as_list(batch: list[Any]) -> list[Any]:
     return batch
 
 
+N_PROCESSES = {"none": 0, "fork": 2, "spawn": 1}
+"""A process that is spawned takes seconds to import torch."""
+
+
 @pytest.mark.parametrize(
     ("store", "method"),
     [*((store, method) for store in STORES for method in ("none", "fork")), (Store.ZARR, "spawn")],
@@ -152,7 +156,7 @@ def test_transforms_run_in_the_loaders_processes(tmp_path: Path, store: Store, m
         dataset,
         batch_size=5,
         collate_fn=_as_list,
-        num_workers=0 if method == "none" else 2,
+        num_workers=N_PROCESSES[method],
         multiprocessing_context=None if method == "none" else method,
     )
     items = [item for batch in loader for item in batch]

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.document import section_names
+from tests.faults import soak
 from tests.faults.injector import Injector
-from tests.faults.oracle import Oracle
+from tests.faults.kills import thinned
+from tests.faults.oracle import Oracle, Verdict
 from tests.faults.plans import Action, Plan, Strike, When, struck
 from tests.faults.power_loss import Disk, Loss
 from tests.faults.recorder import Event, Recording, read_recording, snapshot
 from tests.faults.roles import role_of_file, role_of_folder
+from tests.faults.shop import COMPLETE, KILLED, Outcome
 from tests.helpers_run import make_dataset
 from wsi_extract.disk.files import open_batch, write_atomically
+from wsi_extract.disk.mounts import CommitForm
 
 CREATED = (Event(kind="create", path="a"), Event(kind="write", path="a", data=b"12345678"))
 SYNCED = (Event(kind="sync_begin", path="a", offset=1), Event(kind="sync_end", path="a", offset=1))
@@ -172,6 +178,28 @@ def test_the_judge_finds_what_is_wrong(tmp_path: Path, name: str, *, is_finished
     assert verdict.problems
 
 
+@pytest.mark.parametrize(
+    ("change", "is_torn"),
+    [
+        (lambda data: data[: len(data) // 2], True),
+        (lambda data: data[:100] + bytes(len(data) - 100), True),  # a power loss took the rest
+        (lambda data: data[:100] + b"\1" + data[101:], False),
+        (lambda data: data + b"\0", False),
+    ],
+    ids=["cut", "zeros", "changed", "longer"],
+)
+def test_only_a_file_that_ends_too_early_may_be_there_where_nothing_is_renamed(
+    tmp_path: Path, change: Callable[[bytes], bytes], *, is_torn: bool
+) -> None:
+    out = make_dataset(tmp_path)
+    oracle = Oracle(expected=tmp_path.parent / "original" / "out")
+    (out / "manifest.json").unlink()
+    path = out / "slides.csv"
+    path.write_bytes(change(path.read_bytes()))
+    assert (not oracle.judge_unfinished(out, may_be_torn=True).problems) is is_torn
+    assert oracle.judge_unfinished(out).problems
+
+
 def test_the_judge_notices_finished_work_that_is_done_again(tmp_path: Path) -> None:
     out = make_dataset(tmp_path)
     oracle = Oracle(expected=tmp_path.parent / "original" / "out")
@@ -184,3 +212,21 @@ def test_the_judge_notices_finished_work_that_is_done_again(tmp_path: Path) -> N
 def test_a_plan_travels_as_json() -> None:
     plan = Plan(output_dir="/out", strikes=(Strike(action=Action.KILL, operation="sync:", when=When.AFTER),))
     assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, range(12)), (0.25, [2, 6, 10]), (0.01, [6]), (2.0, range(12))])
+def test_a_share_of_the_cases_is_spread_over_all_of_them(share: float, expected: Sequence[int]) -> None:
+    assert list(thinned(range(12), share=share)) == list(expected)
+
+
+def test_the_soak_counts_what_became_of_each_fault_and_has_a_table_for_each_form() -> None:
+    row = soak.Row(fault="kill")
+    row.add(Outcome(fault="first", code=KILLED, n_resumes=1, verdict=Verdict()))
+    row.add(Outcome(fault="second", code=KILLED, n_resumes=1, verdict=Verdict(problems=["half-written"], n_lost=2)))
+    row.add(Outcome(fault="third", code=COMPLETE, n_resumes=0, verdict=Verdict(), n_faults=3))
+    facts = {"started": "2026-11-22", "system": "Linux", "n_cores": 2, "python": "3.11", "distributed": "1"}
+    table = soak.table_of({**facts, "rows": [asdict(row), asdict(soak.Row(fault="full", skipped="no root"))]})
+    assert "| kill | 5 | 4 | 2 | 2 | 0 | 0 | -9: 2, 0: 1 |" in table
+    assert "| full | not tried: no root |" in table
+    assert set(soak.SECTIONS) == set(CommitForm)
+    assert set(soak.SECTIONS.values()) <= set(section_names(soak.DOCUMENT.read_text()))

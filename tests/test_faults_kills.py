@@ -10,30 +10,33 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults import clusters, kills
-from tests.faults.kills import crash_points, kill
-from tests.faults.plans import When, struck
-from tests.faults.shop import COMPLETE, KILLED, Shop
+from tests.faults.kills import crash_points
+from tests.faults.plans import When
+from tests.faults.shop import Shop
 from wsi_extract.storage import Store
 
-POINTS = [
-    (Store.PNG, "rename:plan", 1, When.AFTER),  # a plan without its survey
-    (Store.PNG, "rename:survey", 2, When.AFTER),
-    (Store.PNG, "write:patch", 7, When.AFTER),  # temporaries only
-    (Store.PNG, "rename:patch", 20, When.AFTER),  # patches of a block without its record
-    (Store.PNG, "rename:record", 2, When.AFTER),
-    (Store.PNG, "rename:slide_manifest", 1, When.AFTER),
-    (Store.PNG, "rename:coco", 1, When.AFTER),  # one split has its document, the other not
-    (Store.PNG, "sync:manifest", 1, When.AFTER),  # all there, but for the last name
-    (Store.PNG, "rename:manifest", 1, When.AFTER),  # finished, but nobody was told
-    (Store.ZARR, "rename:shard", 2, When.AFTER),
-    (Store.ZARR, "rename:zarr_document", 2, When.AFTER),
-    (Store.BOTH, "rename:shard", 1, When.BEFORE),
-    (Store.BOTH, "rename:record", 3, When.BEFORE),
-    (Store.PIXELS, "write:pixel_shard", 20, When.BEFORE),
-    (Store.PIXELS, "rename:pixel_shard", 1, When.AFTER),
-    (Store.PIXELS, "rename:pixel_record", 1, When.AFTER),
-    (Store.PIXELS, "rename:zarr_document", 1, When.AFTER),
-]
+POINTS = {  # of one run and those that go on with it, each killed a little further on
+    Store.PNG: [
+        ("rename:plan", 1, When.AFTER),  # a plan without its survey
+        ("rename:survey", 2, When.AFTER),
+        ("write:patch", 7, When.AFTER),  # temporaries only
+        ("rename:patch", 20, When.AFTER),  # patches of a block without its record
+        ("rename:record", 1, When.AFTER),
+        ("rename:record", 1, When.AFTER),
+        ("rename:slide_manifest", 1, When.AFTER),
+        ("rename:coco", 1, When.AFTER),  # one split has its document, the other not
+        ("sync:manifest", 1, When.AFTER),  # all there, but for the last name
+        ("rename:manifest", 1, When.AFTER),  # finished, but nobody was told
+    ],
+    Store.ZARR: [("rename:shard", 2, When.AFTER), ("rename:zarr_document", 2, When.AFTER)],
+    Store.BOTH: [("rename:shard", 1, When.BEFORE), ("rename:record", 3, When.BEFORE)],
+    Store.PIXELS: [
+        ("write:pixel_shard", 20, When.BEFORE),
+        ("rename:pixel_shard", 1, When.AFTER),
+        ("rename:pixel_record", 1, When.AFTER),
+        ("rename:zarr_document", 1, When.AFTER),
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +45,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         yield shop
 
 
-@pytest.mark.parametrize(("store", "operation", "number", "when"), POINTS, ids=str)
-def test_a_run_killed_at_a_crash_point_is_resumed_without_a_trace(
-    shop: Shop, store: Store, operation: str, number: int, when: When
-) -> None:
-    strike = kill(operation, number=number, when=when)
-    outcome = shop.strike(operation, strike, store=store, codes={KILLED})
+@pytest.mark.parametrize("store", POINTS)
+def test_runs_killed_again_and_again_are_resumed_without_a_trace(shop: Shop, store: Store) -> None:
+    outcome = kills.kill_in_a_row(shop, store, POINTS[store])
     assert outcome.verdict.problems == []
     assert outcome.is_survived
     assert outcome.n_resumes == 1
-
-
-def test_a_run_killed_again_and_again_gets_there(shop: Shop) -> None:
-    """Each attempt is killed a little later; no finished block is ever made twice."""
-    out = shop.new_folder()
-    for number in (1, 2, 3):
-        end = shop.run(out, store=Store.PNG, plan=struck(out, kill("rename:record", number=number)))
-        assert end.code in (KILLED, COMPLETE)
-    outcome = shop.resume("three kills in a row", out, end, store=Store.PNG)
-    assert outcome.verdict.problems == []
-    assert outcome.is_survived
 
 
 @pytest.mark.parametrize("number", [4, 13, 25])

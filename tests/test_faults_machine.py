@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults import clusters, flips, machine
-from tests.faults.plans import READING
+from tests.faults.plans import FILLING, READING
 from tests.faults.power_loss import Disk, Loss
 from tests.faults.recorder import Recording
 from tests.faults.shop import COMPLETE, RESUMABLE, Outcome, Shop
@@ -31,11 +31,12 @@ def check(outcome: Outcome) -> None:
     assert outcome.is_survived
 
 
-@pytest.mark.parametrize("number", [1, 60, 400])
-def test_a_full_disk_stops_the_run_and_blames_no_slide(shop: Shop, number: int) -> None:
-    outcome = machine.full_disk_at(shop, Store.PNG, number=number, code=errno.ENOSPC)
-    check(outcome)
-    assert outcome.code == RESUMABLE
+def test_disks_that_fail_for_good_stop_the_run_and_blame_no_slide(shop: Shop) -> None:
+    strikes = [
+        machine.failing(FILLING, number, code, is_lasting=True)
+        for number, code in ((1, errno.ENOSPC), (60, errno.ENOSPC), (120, errno.EIO), (160, errno.EDQUOT))
+    ]
+    check(shop.strike_in_a_row("disks that fail for good", strikes, store=Store.PNG, code=RESUMABLE))
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EINTR], ids=errno.errorcode.get)
@@ -63,12 +64,6 @@ def test_an_error_while_reading_a_plan_is_no_damage(shop: Shop, number: int) -> 
     check(machine.passing_error_at(shop, Store.PIXELS, number=number, code=errno.EIO, operations="open:plan read:plan"))
 
 
-def test_a_disk_that_fails_for_good_is_no_slides_fault(shop: Shop) -> None:
-    outcome = machine.full_disk_at(shop, Store.PNG, number=120, code=errno.EIO)
-    check(outcome)
-    assert outcome.code == RESUMABLE
-
-
 def test_the_recorded_changes_make_the_folder(shop: Shop, recording: Recording) -> None:
     """What the power losses below are drawn from is what happened, and all of it is durable at the end."""
     expected = shop.oracle(Store.PNG).files
@@ -86,10 +81,10 @@ def test_a_power_loss_leaves_nothing_half_written(shop: Shop, recording: Recordi
     check(machine.power_loss_at(shop, Store.PNG, recording, point=point, loss=loss, seed=1))
 
 
-@pytest.mark.parametrize("point", [12, 40])
-def test_a_power_loss_while_a_finished_folder_is_taken_up_again(shop: Shop, point: int) -> None:
+def test_a_power_loss_while_a_finished_folder_is_taken_up_again(shop: Shop) -> None:
     again = machine.record(shop, Store.ZARR, is_resumed=True)
-    check(machine.power_loss_at(shop, Store.ZARR, again, point=point, loss=Loss.ANYTHING, seed=2))
+    for point in (12, 40):
+        check(machine.power_loss_at(shop, Store.ZARR, again, point=point, loss=Loss.ANYTHING, seed=2))
 
 
 def test_clocks_signals_short_writes_and_slow_disks_change_nothing(shop: Shop) -> None:

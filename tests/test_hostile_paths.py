@@ -170,7 +170,7 @@ def test_names_cannot_speak_to_the_terminal(inputs: Inputs, tmp_path: Path) -> N
         "1",
     ]
     command += ["--train_val_split", "0.5", "--workers", "0", "--unannotated_slides", "negative"]
-    ended = subprocess.run([os.fspath(part) for part in command], capture_output=True, check=False, timeout=60)
+    ended = subprocess.run([os.fspath(part) for part in command], capture_output=True, check=False, timeout=240)
     assert ended.returncode == 3, ended.stderr
     assert b"\x1b]0;" not in ended.stdout + ended.stderr
     assert b"\x07" not in ended.stdout + ended.stderr

@@ -28,11 +28,23 @@ from wsi_extract.stores.png import decode_png
 from wsi_extract.tasks import SerialExecutor
 
 SPLITS = ("train", "val")
+SAME_BYTES: dict[str, dict[str, Any]] = {
+    "anchored": {},
+    "grid": {"sampling": "grid", "overlap": 0.25},
+    "half": {"split_mode": "half", "patches_per_slide": 12, "guard_px": 10},
+    "resampled": {"mpp": 0.7},
+}
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return make_inputs(tmp_path_factory.mktemp("input"))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """Two slides with targets, one for each split, for what has many patches per slide."""
+    return make_inputs(tmp_path_factory.mktemp("pair"), n_slides=2, counts=lambda uid: {2: 9, 7: 4, 3: 2})
 
 
 def images_of(out: Path, *splits: str) -> list[dict[str, Any]]:
@@ -52,20 +64,29 @@ def patch_pixels(out: Path, image: dict[str, Any]) -> Any:
         pytest.param({"mpp": 1.3, "patch_size": 96}, id="5.2x, from level 1"),
         pytest.param({"mpp": 0.2}, id="finer than the slide"),
         pytest.param({"level": 1, "patch_size": 96}, id="level 1, fractional downsample"),
+        pytest.param({"sampling": "grid"}, id="grid"),
         pytest.param({"sampling": "grid", "mpp": 0.4}, id="grid, 1.6x"),
     ],
 )
-def test_pixels_come_from_where_the_data_set_says(inputs: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
-    extract(inputs, tmp_path / "out", **settings)
+def test_pixels_and_boxes_are_where_the_data_set_says(
+    inputs: Inputs, pair: Inputs, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    slides = pair if "sampling" in settings else inputs
+    extract(slides, tmp_path / "out", **settings)
+    check_pixels(slides, tmp_path / "out")
+    check_boxes(slides, tmp_path / "out")
+
+
+def check_pixels(inputs: Inputs, out: Path) -> None:
     sizes = {slide.file_name.removesuffix(".svs"): slide for slide in inputs.slides}
     n_checked = 0
-    for image in images_of(tmp_path / "out"):
+    for image in images_of(out):
         if min(image["x_l0"], image["y_l0"]) < 110:
             continue  # reaches over the tissue's edge, where the ramp ends
         slide = sizes[image["slide_id"]]
-        fit = fit_ramp(patch_pixels(tmp_path / "out", image), width_px=slide.width_px, height_px=slide.height_px)
+        fit = fit_ramp(patch_pixels(out, image), width_px=slide.width_px, height_px=slide.height_px)
         scale_x, scale_y = image["l0_per_px_xy"]
-        half = settings.get("patch_size", 128) / 2
+        half = image["width"] / 2
         # The middle of the patch is what a straight line fits best.
         assert fit.x_l0 + half * fit.l0_per_px_x == pytest.approx(image["x_l0"] + half * scale_x, abs=1.0 * scale_x)
         assert fit.y_l0 + half * fit.l0_per_px_y == pytest.approx(image["y_l0"] + half * scale_y, abs=1.0 * scale_y)
@@ -73,12 +94,10 @@ def test_pixels_come_from_where_the_data_set_says(inputs: Inputs, tmp_path: Path
     assert n_checked >= 20
 
 
-@pytest.mark.parametrize("settings", [{}, {"mpp": 0.4}, {"mpp": 1.3}, {"level": 1}, {"sampling": "grid"}])
-def test_boxes_lie_on_their_annotations(inputs: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
-    extract(inputs, tmp_path / "out", **settings)
+def check_boxes(inputs: Inputs, out: Path) -> None:
     centres = {str(row.uid): row.points_l0[0] for row in inputs.annotations}
     for split in SPLITS:
-        document = read_coco(tmp_path / "out", split)
+        document = read_coco(out, split)
         images = {image["id"]: image for image in document["images"]}
         assert document["annotations"]
         for annotation in document["annotations"]:
@@ -99,15 +118,15 @@ def test_boxes_lie_on_their_annotations(inputs: Inputs, tmp_path: Path, settings
                 assert (low, low + side) == pytest.approx((start, stop), abs=1e-3)
 
 
-def test_every_visible_target_is_labelled_in_every_patch(inputs: Inputs, tmp_path: Path) -> None:
-    extract(inputs, tmp_path / "out", sampling="grid")
+def test_every_visible_target_is_labelled_in_every_patch(pair: Inputs, tmp_path: Path) -> None:
+    extract(pair, tmp_path / "out", sampling="grid")
     for split in SPLITS:
         document = read_coco(tmp_path / "out", split)
         found = {(a["image_id"], a["source_id"]) for a in document["annotations"] if not a["iscrowd"]}
         expected = {
             (image["id"], str(row.uid))
             for image in document["images"]
-            for row in inputs.annotations
+            for row in pair.annotations
             if f"slide_{row.slide_uid}" == image["slide_id"]
             and row.class_id == 2
             and 0 <= row.points_l0[0][0] - image["x_l0"] < image["width"]
@@ -117,27 +136,21 @@ def test_every_visible_target_is_labelled_in_every_patch(inputs: Inputs, tmp_pat
 
 
 @pytest.mark.xdist_group("dask")
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param({}, id="anchored"),
-        pytest.param({"sampling": "grid", "overlap": 0.25}, id="grid"),
-        pytest.param({"split_mode": "half", "patches_per_slide": 12, "guard_px": 10}, id="half"),
-        pytest.param({"mpp": 0.7}, id="resampled"),
-    ],
-)
-def test_b14_same_bytes_whatever_executes_it(inputs: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
-    extract(inputs, tmp_path / "serial", **settings)
-    expected = content_of(tmp_path / "serial")
-    with SlideCache() as slides:
-        extract(inputs, tmp_path / "shuffled", executor=ShuffledExecutor(slides=slides, seed=3), **settings)
-    assert content_of(tmp_path / "shuffled") == expected
+def test_b14_same_bytes_whatever_executes_it(inputs: Inputs, tmp_path: Path) -> None:
+    """One cluster for all, as its processes take seconds to start."""
     with (
+        SlideCache() as slides,
         local_cluster(n_workers=2, memory_bytes=10**9, dashboard_address="127.0.0.1:0") as client,
-        dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor,
     ):
-        extract(inputs, tmp_path / "dask", executor=executor, **settings)
-    assert content_of(tmp_path / "dask") == expected
+        for name, settings in SAME_BYTES.items():
+            folder = tmp_path / name
+            extract(inputs, folder / "serial", **settings)
+            expected = content_of(folder / "serial")
+            extract(inputs, folder / "shuffled", executor=ShuffledExecutor(slides=slides, seed=3), **settings)
+            assert content_of(folder / "shuffled") == expected, name
+            with dask_executor(client, worker_memory_bytes=10**9, report_path=None) as executor:
+                extract(inputs, folder / "dask", executor=executor, **settings)
+            assert content_of(folder / "dask") == expected, name
 
 
 def test_another_seed_gives_other_patches(inputs: Inputs, tmp_path: Path) -> None:
@@ -174,9 +187,9 @@ def test_counts_are_exact_and_add_up(inputs: Inputs, tmp_path: Path) -> None:
         assert [image["id"] for image in document["images"]] == list(range(1, len(document["images"]) + 1))
 
 
-def test_grid_covers_the_slide_up_to_its_edges(inputs: Inputs, tmp_path: Path) -> None:
-    extract(inputs, tmp_path / "out", sampling="grid", overlap=0, min_tissue_fraction=0)
-    for slide in inputs.slides:
+def test_grid_covers_the_slide_up_to_its_edges(pair: Inputs, tmp_path: Path) -> None:
+    extract(pair, tmp_path / "out", sampling="grid", overlap=0, min_tissue_fraction=0)
+    for slide in pair.slides:
         covered = np.zeros((slide.height_px, slide.width_px), dtype=bool)
         for image in images_of(tmp_path / "out"):
             if image["slide_id"] == slide.file_name.removesuffix(".svs"):
@@ -254,9 +267,9 @@ def test_too_little_memory_is_refused_before_anything_is_written(inputs: Inputs,
 
 
 @pytest.mark.parametrize("settings", [{"mpp": 1.3}, {"mpp": 0.4}, {"level": 1}])
-def test_no_white_seeps_in_at_the_edge_of_the_level(inputs: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_no_white_seeps_in_at_the_edge_of_the_level(pair: Inputs, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Green does not change from row to row of the ramp, nor blue from column to column."""
-    extract(inputs, tmp_path / "out", sampling="grid", patch_size=96, **settings)
+    extract(pair, tmp_path / "out", sampling="grid", patch_size=96, **settings)
     images = images_of(tmp_path / "out")
     for axis, channel in ((0, 2), (1, 1)):
         furthest = max(images, key=lambda image: (image[("x_l0", "y_l0")[axis]], image["tissue_fraction"]))

@@ -347,7 +347,7 @@ def test_a_hundred_thousand_patches_are_compared_quickly() -> None:
     upper = rng.integers(0, [99_000, 39_744], (50_000, 2))
     lower = rng.integers([0, 40_000], [99_000, 79_000], (50_000, 2))
     codes = np.repeat([0, 1], 50_000)
-    started = time.perf_counter()
+    started = time.process_time()
     assert overlaps_between_splits(patches_of(np.concatenate([upper, lower]), codes), frame=frame_of(256, 256)) == 0
     assert overlaps_between_splits(patches_of(np.concatenate([upper, upper]), codes), frame=frame_of(256, 256)) > 50_000
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10

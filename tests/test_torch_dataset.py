@@ -70,7 +70,7 @@ def test_a_batch_is_decoded_where_it_stays(tmp_path: Path) -> None:
 def test_spawned_processes_read_too(tmp_path: Path) -> None:
     dataset = tensors(tmp_path)
     settings: dict[str, Any] = {"batch_size": 7, "collate_fn": PatchTensors.collate}
-    spawned = list(DataLoader(dataset, num_workers=2, multiprocessing_context="spawn", **settings))
+    spawned = list(DataLoader(dataset, num_workers=1, multiprocessing_context="spawn", **settings))
     for (pixels, numbers), (expected, expected_numbers) in zip(spawned, DataLoader(dataset, **settings), strict=True):
         assert torch.equal(pixels, expected)
         assert torch.equal(numbers, expected_numbers)

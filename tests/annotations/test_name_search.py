@@ -48,4 +48,4 @@ def test_an_expression_that_takes_for_ever_is_ended(monkeypatch: pytest.MonkeyPa
     started_s = time.monotonic()
     with pytest.raises(SplitError, match=r"--group_regex .* takes more than 1 s on the names of 1 slides"):
         search_names("(a+)+$", ["a" * 60 + "!.svs"], setting="--group_regex")
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 60  # on a loaded machine, too

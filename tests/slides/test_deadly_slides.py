@@ -46,10 +46,11 @@ def run(inputs: Inputs, out: Path, *, deadly_in: str) -> int:
     environment = {**os.environ, "PYTHONPATH": str(folder), "DEADLY_IN": deadly_in}
     return subprocess.run(
         [sys.executable, str(ROOT / "run_extraction.py"), *job],
-        env=environment, capture_output=True, timeout=120, check=False,
+        env=environment, capture_output=True, timeout=250, check=False,
     ).returncode  # fmt: skip
 
 
+@pytest.mark.timeout(900)  # three runs, with processes of their own to start
 @pytest.mark.xdist_group("dask")
 def test_it_costs_one_run_and_then_only_itself(inputs: Inputs, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -131,12 +131,11 @@ def test_published_stains_are_safe(
     assert estimate(pixels, method).reason == ""
 
 
-@both
 @pytest.mark.parametrize("strength", [(0.7, 0.7), (2.0, 2.0), (0.4, 1.0), (2.0, 1.0), (0.4, 2.0)], ids=str)
-def test_generated_slides_are_safe_however_strong_their_stain(method: StainNorm, strength: tuple[float, float]) -> None:
+def test_generated_slides_are_safe_however_strong_their_stain(strength: tuple[float, float]) -> None:
     spec = HeSlideSpec(width_px=480, height_px=960, seed=3, tissue_share=0.8, stain_strength=strength)
     pixels = draw_band(compose_scene(spec), 0).reshape(-1, 3)
-    assert estimate(pixels[::4], method).reason == ""
+    assert {method: estimate(pixels[::4], method).reason for method in METHODS} == dict.fromkeys(METHODS, "")
 
 
 @pytest.mark.parametrize("strength", [(0.4, 0.4), (1.0, 0.4), (2.0, 0.4)], ids=str)
@@ -213,12 +212,12 @@ def test_a_picture_becomes_the_target(method: StainNorm) -> None:
     assert np.abs(own(tissue).astype(int) - tissue).mean() < 1.0, "a picture is its own target"
 
 
-@both
-def test_a_large_picture_is_thinned(method: StainNorm) -> None:
+def test_a_large_picture_is_thinned() -> None:
     pixels = stained_pixels(1_500_000, amounts=(1.5, 1.5))
-    whole = fit_target(pixels.reshape(1000, 1500, 3), method=method, name="large").values
-    part = fit_target(pixels[:500_000].reshape(500, 1000, 3), method=method, name="part").values
-    assert np.allclose(whole, part, atol=0.02)
+    for method in METHODS:
+        whole = fit_target(pixels.reshape(1000, 1500, 3), method=method, name="large").values
+        part = fit_target(pixels[:500_000].reshape(500, 1000, 3), method=method, name="part").values
+        assert np.allclose(whole, part, atol=0.02), method
 
 
 @both

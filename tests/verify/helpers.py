@@ -9,30 +9,26 @@ from typing import Any, cast
 
 import numpy as np
 
+from tests.helpers_slides import write_ramp_slide
 from wsi_extract.config import RunConfig
 from wsi_extract.console.reporters import SilentReporter
 from wsi_extract.content_digest import with_own_digest
 from wsi_extract.disk.files import pretty_json, sha256_of, sha256_of_file
+from wsi_extract.geometry import Rect
 from wsi_extract.model import Split
 from wsi_extract.pipeline import run
 from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.state.layout import MANIFEST, instances_name, plan_path, record_path, survey_path
 from wsi_extract.state.record_files import encode_record
 from wsi_extract.state.records import encode_document, read_document
-from wsi_extract.synthetic import (
-    DEMO_CLASSES,
-    AnnotatedSlide,
-    AnnotationRow,
-    CellKind,
-    HeSlideSpec,
-    write_coco,
-    write_he_slide,
-)
+from wsi_extract.synthetic import DEMO_CLASSES, AnnotatedSlide, AnnotationRow, write_coco
 from wsi_extract.tasks import SerialExecutor
 
-SIDE_L0_PX = 1800
-CLASS_IDS = {CellKind.MITOSIS: 2, CellKind.LOOK_ALIKE: 7}
-SLIDE_NAMES = ("a.svs", "b.svs", "c.svs", "d_test.svs")
+SIDE_L0_PX = 900
+"""Small enough that patches overlap, and show some object twice."""
+CLASS_IDS = (2, 7)
+"""Mitoses and look-alikes."""
+SLIDE_NAMES = ("a.svs", "b.svs", "d_test.svs")
 """Of these, one is for testing."""
 BROKEN_NAME = "broken.svs"
 
@@ -40,31 +36,30 @@ Json = dict[str, Any]
 
 
 def write_inputs(folder: Path) -> None:
-    """Write four readable slides with annotations, and a file that is no slide."""
+    """Write three readable slides with annotations, and a file that is no slide."""
     slides: list[AnnotatedSlide] = []
     rows: list[AnnotationRow] = []
     for uid, name in enumerate(SLIDE_NAMES, start=1):
-        spec = HeSlideSpec(
-            width_px=SIDE_L0_PX + 8 * uid,
-            height_px=SIDE_L0_PX,
-            seed=uid,
-            n_cells=tuple((kind, 5) for kind in CLASS_IDS),
-            tissue_share=0.9,
-        )
-        cells = write_he_slide(folder / "WSI" / name, spec)
-        slides.append(AnnotatedSlide(uid=uid, file_name=name, width_px=spec.width_px, height_px=spec.height_px))
-        for cell in cells:
-            point = (float(cell.x_l0), float(cell.y_l0))
-            row = AnnotationRow(uid=len(rows) + 1, slide_uid=uid, class_id=CLASS_IDS[cell.kind], points_l0=(point,))
-            rows.append(row)
+        # Slides differ in size, so that no two files have the same content.
+        width, height = SIDE_L0_PX + 8 * uid, SIDE_L0_PX
+        tissue = Rect(x0=100, y0=100, x1=width - 100, y1=height - 100)
+        path = folder / "WSI" / name
+        write_ramp_slide(path, width_px=width, height_px=height, tissue_l0=(tissue,), vendor="aperio")
+        slides.append(AnnotatedSlide(uid=uid, file_name=name, width_px=width, height_px=height))
+        rng = np.random.default_rng(uid)
+        for class_id in CLASS_IDS:
+            for _ in range(5):
+                point = (float(rng.integers(130, width - 130)), float(rng.integers(130, height - 130)))
+                row = AnnotationRow(uid=len(rows) + 1, slide_uid=uid, class_id=class_id, points_l0=(point,))
+                rows.append(row)
     (folder / "WSI" / BROKEN_NAME).write_bytes(b"II*\0 and nothing else")
     write_coco(folder / "MIDOG.json", slides=slides, classes=DEMO_CLASSES, annotations=rows)
 
 
 def make_dataset(folder: Path, *, name: str = "out", **settings: object) -> Path:
-    """Run the extraction on the inputs in ``folder``; the defaults give 12 patches of 128 px per slide."""
+    """Run the extraction on the inputs in ``folder``; the defaults give 8 patches of 128 px per slide."""
     values: Json = {
-        "patches_per_slide": 12,
+        "patches_per_slide": 8,
         "patch_size": 128,
         "jitter": 0.2,
         "test_regex": "_test",
