@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.faults import kills
 from tests.faults.kills import crash_points, kill
-from tests.faults.oracle import Facts
 from tests.faults.plans import Action, Strike, When, struck
 from tests.faults.shop import COMPLETE, KILLED, RESUMABLE, Shop
 from tests.helpers_run import content_of
@@ -62,15 +61,7 @@ def renaming_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.mark.parametrize("store", POINTS)
 def test_runs_killed_while_they_write_directly_are_resumed_without_a_trace(shop: Shop, store: Store) -> None:
-    out, oracle = shop.new_folder(), shop.oracle(store)
-    done: Facts = {}
-    for operation, number, when in POINTS[store]:
-        end = shop.run(out, store=store, plan=struck(out, kill(operation, number=number, when=when)))
-        assert end.code == KILLED, f"{operation}: {end.text}"
-        assert oracle.judge_unfinished(out, may_be_torn=True).problems == [], operation
-        before, done = done, oracle.facts_of_records(out)
-        assert before.items() <= done.items(), f"{operation}: what was complete was written again"
-    outcome = shop.resume(f"a row of kills, {store}", out, end, store=store, codes={KILLED})
+    outcome = kills.kill_in_a_row(shop, store, POINTS[store])
     assert outcome.verdict.problems == []
     assert outcome.n_resumes == 1
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.disk.test_mount_kills import damage_one_patch
 from tests.faults import kills
+from tests.faults.clusters import START_S, wait_for_file
 from tests.faults.plans import Plan
 from tests.faults.shop import COMPLETE, RESUMABLE, Shop
 from tests.helpers_store_mount import StoreMount, mounted, why_impossible
@@ -87,8 +88,7 @@ def test_a_store_is_filled_anew(shop: Shop) -> None:
 def test_two_runs_at_once_are_one_too_many(shop: Shop) -> None:
     out = shop.new_folder()
     pid = shop.forker.start(Plan(output_dir=str(out)), shop.argv(out, store=Store.PNG))
-    while not (out / ".wsi_extract" / "claim").exists():
-        time.sleep(0.01)
+    wait_for_file(out / ".wsi_extract" / "claim")
     os.kill(pid, signal.SIGSTOP)
     with Shop(folder=shop.folder / "second", n_slides=1) as other:
         end = other.forker.run(Plan(output_dir=str(out)), shop.argv(out, store=Store.PNG))
@@ -102,7 +102,9 @@ def test_a_store_that_dies_is_mounted_again_and_the_run_goes_on(shop: Shop, tmp_
     with mounted(tmp_path) as first:
         out = first.place / "out"
         shop.forker.start(Plan(output_dir=str(out)), shop.argv(out, store=Store.PNG))
+        give_up_s = time.monotonic() + START_S
         while first.operations()["upload"] < 30:
+            assert time.monotonic() < give_up_s
             time.sleep(0.01)
         first.server.kill()
         end = shop.forker.wait()

@@ -21,7 +21,7 @@ from wsi_extract.state.layout import STATE
 from wsi_extract.storage import Store
 
 N_WORKERS = 2
-START_S = 60.0
+START_S = 120.0
 END_S = 20.0
 """Within this time the workers of a driver that was killed have to be gone, and a driver that lost its scheduler."""
 SLOW = Strike(action=Action.DELAY, operation="create:", is_lasting=True, seconds=0.03)
@@ -44,7 +44,22 @@ def wait_for_work(process: subprocess.Popen[str], out: Path) -> None:
         time.sleep(0.02)
 
 
-def end_of(process: subprocess.Popen[str], *, timeout_s: float = 180.0) -> RunEnd:
+def wait_for_file(path: Path) -> None:
+    """Return when a run has made a file.
+
+    Raises
+    ------
+    TimeoutError
+        When it does not.
+    """
+    give_up_s = time.monotonic() + START_S
+    while not path.exists():
+        if time.monotonic() > give_up_s:
+            raise TimeoutError(f"no {path} after {START_S:.0f} s")
+        time.sleep(0.01)
+
+
+def end_of(process: subprocess.Popen[str], *, timeout_s: float = 300.0) -> RunEnd:
     """Wait for a run and return how it ended."""
     started_s = time.monotonic()
     text, _ = process.communicate(timeout=timeout_s)
@@ -172,10 +187,14 @@ def segfaults(shop: Shop, store: Store) -> Iterator[Outcome]:
 def two_drivers(shop: Shop, store: Store) -> Iterator[Outcome]:
     """Start a second run in the folder of a slow one: the second is refused, the first unharmed."""
     out = shop.new_folder()
-    slow = Strike(action=Action.DELAY, operation="rename:record", seconds=3.0)
+    slow = Strike(action=Action.DELAY, operation=shop.appearing("record"), seconds=3.0)
     first = run_process(struck(out, slow), shop.argv(out, store=store), folder=shop.folder)
     wait_for_work(first, out)
-    second = shop.run(out, store=store)
+    os.kill(first.pid, signal.SIGSTOP)  # however long the second takes to start
+    try:
+        second = shop.run(out, store=store)
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
     end = end_of(first)
     outcome = shop.resume(f"two drivers in one folder, {store}", out, end, store=store, codes={COMPLETE})
     _expect_refusal(outcome, second, codes={RESUMABLE})
@@ -210,10 +229,11 @@ def folder_deleted(shop: Shop, store: Store) -> Iterator[Outcome]:
     out = shop.new_folder()
     token = shop.folder / "paused"
     token.unlink(missing_ok=True)
-    pause = Strike(action=Action.DELAY, operation="create:record", number=2, seconds=1.0, token=str(token))
-    shop.forker.start(struck(out, pause), shop.argv(out, store=store))
-    while not token.exists():
-        time.sleep(0.01)
+    pause = Strike(action=Action.DELAY, operation="create:record", number=2, seconds=2.0, token=str(token))
+    pid = shop.forker.start(struck(out, pause), shop.argv(out, store=store))
+    wait_for_file(token)
+    os.kill(pid, signal.SIGSTOP)
     clear(out)
+    os.kill(pid, signal.SIGCONT)
     end = shop.forker.wait()
     yield shop.resume(f"output folder deleted while running, {store}", out, end, store=store, codes={RESUMABLE})

@@ -7,14 +7,16 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tests.faults.plans import CHANGING, Action, Plan, Strike, When, struck
 from tests.faults.shop import COMPLETE, KILLED, Outcome, Shop
 from wsi_extract.storage import Store
 
+Case = TypeVar("Case")
 SPREAD = 1.15
 """Up to which share of an undisturbed run's time a process is killed; later means that it had finished."""
 SAME_IN_ALL_STORES = frozenset({"index", "plan", "survey", "coco", "slides_table", "run", "state", "lock", "scratch"})
@@ -32,39 +34,54 @@ def kill(operation: str, *, number: int = 1, when: When = When.BEFORE) -> Strike
     return Strike(action=Action.KILL, operation=operation, number=number, when=when)
 
 
-def kill_at_every_point(shop: Shop, stores: Iterable[Store]) -> Iterator[Outcome]:
+def kill_at_every_point(shop: Shop, stores: Iterable[Store], *, share: float = 1.0) -> Iterator[Outcome]:
     """Kill runs before the first and after the last operation of every name, of what all stores have in one of them."""
     tried: set[str] = set()
     for store in stores:
         points = crash_points(shop.trace(store))
-        for name, n_times in points.items():
-            if name in tried:
-                continue
-            for number, when in ((1, When.BEFORE), (n_times, When.AFTER)):
-                what = f"kill -9 {when} {name} {number} of {n_times}, {store}"
-                strike = kill(name, number=number, when=when)
-                yield shop.strike(what, strike, store=store, codes={KILLED})
+        cases = [
+            (name, number, when)
+            for name, n_times in points.items()
+            if name not in tried
+            for number, when in ((1, When.BEFORE), (n_times, When.AFTER))
+        ]
+        for name, number, when in thinned(cases, share=share):
+            what = f"kill -9 {when} {name} {number} of {points[name]}, {store}"
+            strike = kill(name, number=number, when=when)
+            yield shop.strike(what, strike, store=store, codes={KILLED})
         tried |= {name for name in points if name.partition(":")[2].removesuffix("_folder") in SAME_IN_ALL_STORES}
 
 
-def kill_in_the_clean_up(shop: Shop, store: Store) -> Iterator[Outcome]:
+def kill_in_a_row(shop: Shop, store: Store, points: Iterable[tuple[str, int, When]]) -> Outcome:
+    """Kill runs in one folder, each at the next point: an operation, its number in that run, and the side of it."""
+    strikes = [kill(operation, number=number, when=when) for operation, number, when in points]
+    return shop.strike_in_a_row(f"a row of kills, {store}", strikes, store=store, code=KILLED)
+
+
+def thinned(cases: Sequence[Case], *, share: float) -> Sequence[Case]:
+    """Return about this share of the cases, evenly spread; at least one of them."""
+    n_kept = min(len(cases), max(1, round(share * len(cases))))
+    return [cases[round((turn + 0.5) * len(cases) / n_kept - 0.5)] for turn in range(n_kept)]
+
+
+def kill_in_the_clean_up(shop: Shop, store: Store, *, share: float = 1.0) -> Iterator[Outcome]:
     """Kill runs that take up a finished folder at many of the first things they do to it."""
-    for number in range(1, 40, 3):
+    for number in thinned(range(1, 40, 3), share=share):
         yield kill_while_resuming(shop, store, number=number)
 
 
 def kill_while_resuming(shop: Shop, store: Store, *, number: int) -> Outcome:
     """Kill a run right after its last change, then the run that resumes, before one of its first changes."""
     out = shop.new_folder()
-    shop.run(out, store=store, plan=struck(out, kill("rename:manifest", when=When.AFTER)))
+    shop.run(out, store=store, plan=struck(out, kill(shop.appearing("manifest"), when=When.AFTER)))
     any_change = " ".join(f"{kind}:" for kind in CHANGING)
     end = shop.run(out, store=store, plan=struck(out, kill(any_change, number=number)))
     return shop.resume(f"kill -9 at change {number} of resuming a finished run, {store}", out, end, store=store)
 
 
-def kill_while_starting_over(shop: Shop, store: Store) -> Iterator[Outcome]:
+def kill_while_starting_over(shop: Shop, store: Store, *, share: float = 1.0) -> Iterator[Outcome]:
     """Kill runs with ``--fresh`` while they delete a finished data set; the same command without it goes on."""
-    for number in range(1, 400, 30):
+    for number in thinned(range(1, 400, 30), share=share):
         out = shop.new_folder()
         shop.run(out, store=store)
         plan = struck(out, kill("remove: rmdir: rename: sync:", number=number))

@@ -6,11 +6,13 @@ import errno
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.faults.clusters import wait_for_file
 from tests.faults.forker import RunEnd
 from tests.faults.plans import FILLING, READING, Action, Plan, Strike, When, struck
 from tests.faults.power_loss import Disk, Loss, write_state
@@ -123,7 +125,9 @@ def odd_machines(shop: Shop, store: Store) -> Iterator[Outcome]:
     slow = Strike(action=Action.DELAY, operation="sync: write:", is_lasting=True, seconds=0.002)
     yield shop.strike(f"slow disk, {store}", slow, store=store, codes={COMPLETE})
     out = shop.new_folder()
-    shop.run(out, store=store, plan=struck(out, Strike(action=Action.KILL, operation="rename:record", number=3)))
+    shop.run(
+        out, store=store, plan=struck(out, Strike(action=Action.KILL, operation=shop.appearing("record"), number=3))
+    )
     now_s = time.time()
     for number, path in enumerate(sorted(out.rglob("*"))):
         os.utime(path, (now_s, now_s + (-1) ** number * 10**8))  # years ago, or to come
@@ -160,12 +164,15 @@ def full_small_disk(shop: Shop, store: Store) -> Iterator[Outcome]:
 def _fill_while_running(shop: Shop, store: Store, *, place: Path, number: int) -> Outcome:
     out, ballast = place / f"out_{number}", place / "ballast"
     pause = Strike(action=Action.DELAY, operation="create:", number=number, seconds=1.0, token=str(place / "paused"))
-    shop.forker.start(struck(out, pause), shop.argv(out, store=store))
-    while not (place / "paused").exists():
-        time.sleep(0.01)
-    facts = os.statvfs(place)
-    with ballast.open("wb") as stream:
-        stream.write(bytes((facts.f_bavail - 4) * facts.f_bsize))
+    pid = shop.forker.start(struck(out, pause), shop.argv(out, store=store))
+    wait_for_file(place / "paused")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        facts = os.statvfs(place)
+        with ballast.open("wb") as stream:
+            stream.write(bytes((facts.f_bavail - 4) * facts.f_bsize))
+    finally:
+        os.kill(pid, signal.SIGCONT)
     end = shop.forker.wait()
     ballast.unlink()
     (place / "paused").unlink()

@@ -73,7 +73,7 @@ class Oracle:
         Parameters
         ----------
         may_be_torn
-            Whether files may end too early, as where they are written directly: they count as absent then.
+            Whether files may end too early, or in zeros, as where they are written directly: they count as absent then.
         """
         verdict = Verdict()
         present = {name: path for name, path in _files_below(out) if not _is_leftover(name)}
@@ -95,11 +95,15 @@ class Oracle:
         return verdict
 
     def _is_torn(self, name: str, path: Path) -> bool:
-        """Whether a file is the beginning of what it should be; of the manifest, which tells times, whether half."""
+        """Whether a file is the beginning of what it should be; of the manifest, which tells times, whether half.
+
+        Behind that may be zeros, for bytes that a power loss took.
+        """
         data = path.read_bytes()
         if name == MANIFEST:
             return not data.endswith(b"}\n")
-        return name in self.files and len(data) < len(self.files[name]) and self.files[name].startswith(data)
+        whole = self.files.get(name, data)
+        return data != whole and len(data) <= len(whole) and whole.startswith(data.rstrip(b"\0"))
 
     def _needed_by(self, name: str) -> Iterator[str]:
         """Yield what must be there before a file may."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -101,6 +101,10 @@ class Shop:
         """Run once in this folder."""
         return self.forker.run(plan or Plan(output_dir=str(out)), self.argv(out, store=store))
 
+    def appearing(self, role: str) -> str:
+        """Return the operation with which a file of a role is there: it is renamed, or its bytes are written."""
+        return f"{'write' if self.is_direct else 'rename'}:{role}"
+
     def new_folder(self) -> Path:
         """Return an output folder that is not there yet."""
         return (self.out_root or self.folder) / f"out_{next(self._numbers)}"
@@ -131,6 +135,29 @@ class Shop:
         end = self.run(out, store=store, plan=disturb(out))
         return self.resume(fault, out, end, store=store, codes=codes)
 
+    def strike_in_a_row(self, fault: str, strikes: Sequence[Strike], *, store: Store, code: int) -> Outcome:
+        """Run in one folder again and again, each time with the next fault, judge what each run leaves; then finish.
+
+        Parameters
+        ----------
+        code
+            Exit code that every disturbed run has to end with. What was complete before it is not written again by it.
+        """
+        out, oracle = self.new_folder(), self.oracle(store)
+        problems: list[str] = []
+        done: Facts = {}
+        for strike in strikes:
+            end = self.run(out, store=store, plan=struck(out, strike))
+            verdict = Verdict(problems=_problems_of_end(out, end, codes={code}))
+            if out.is_dir():
+                _add(verdict, oracle.judge_unfinished(out, may_be_torn=self.is_direct), when="left")
+                before, done = done, oracle.facts_of_records(out)
+                verdict.problems += [f"{name} was written again" for name in dict(before.items() - done.items())]
+            problems += [f"{strike.when} {strike.operation} {strike.number}: {each}" for each in verdict.problems]
+        outcome = self.resume(fault, out, end, store=store, codes={code})
+        outcome.verdict.problems[:0] = problems
+        return outcome
+
     def resume(
         self,
         fault: str,
@@ -149,13 +176,7 @@ class Shop:
             Slides that a run which ended with exit code 3 has to name as failed, and no others.
         """
         oracle = self.oracle(store)
-        verdict = Verdict()
-        if codes is not None and end.code not in codes:
-            verdict.problems.append(f"exit code {end.code}, not {sorted(codes)}: {tail(end.text)}")
-        if end.code == RESUMABLE and (out / ERRORS).exists():
-            verdict.problems.append(f"the machine failed, but slides are blamed: {(out / ERRORS).read_text()[:500]}")
-        if "Traceback" in end.text:
-            verdict.problems.append(f"shows a traceback: {end.text[end.text.index('Traceback') :][:1500]}")
+        verdict = Verdict(problems=_problems_of_end(out, end, codes=codes))
         before: Facts = {}
         n_resumes, code = 0, end.code
         if code == PARTIAL:
@@ -171,6 +192,18 @@ class Shop:
         _add(verdict, oracle.judge_finished(out, before=before), when="at the end")
         clear(out)
         return Outcome(fault=fault, code=end.code, n_resumes=n_resumes, verdict=verdict, seconds=end.seconds)
+
+
+def _problems_of_end(out: Path, end: RunEnd, *, codes: Collection[int] | None) -> list[str]:
+    """Return what is wrong with how a run ended, and with what it said."""
+    problems = []
+    if codes is not None and end.code not in codes:
+        problems.append(f"exit code {end.code}, not {sorted(codes)}: {tail(end.text)}")
+    if end.code == RESUMABLE and (out / ERRORS).exists():
+        problems.append(f"the machine failed, but slides are blamed: {(out / ERRORS).read_text()[:500]}")
+    if "Traceback" in end.text:
+        problems.append(f"shows a traceback: {end.text[end.text.index('Traceback') :][:1500]}")
+    return problems
 
 
 def _problems_of_partial(out: Path, *, blamed: Collection[str]) -> list[str]:

@@ -19,6 +19,7 @@ from typing import NoReturn
 import pytest
 
 from wsi_extract.errors import EnvironmentFaultError, InputError, IntegrityError
+from wsi_extract.state import folder_lock, folder_note
 from wsi_extract.state.folder_lock import ended_hard, locked, refuse_locked
 from wsi_extract.state.layout import lock_path, run_path
 
@@ -30,7 +31,7 @@ from wsi_extract.state.folder_lock import locked
 from wsi_extract.interrupts import stoppable
 with stoppable(), locked(Path(sys.argv[1]), command="extract") as lock:
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -75,7 +76,7 @@ def test_the_holder_is_named_and_nobody_else_gets_in(tmp_path: Path) -> None:
 def test_only_a_hard_end_leaves_content_and_never_a_lock(tmp_path: Path, number: signal.Signals, *, hard: bool) -> None:
     with holder(tmp_path) as process:
         process.send_signal(number)
-        process.wait(timeout=20)
+        process.wait(timeout=120)
     assert lock_path(tmp_path).exists() is hard
     assert ended_hard(tmp_path) is hard
     refuse_locked(tmp_path)
@@ -115,20 +116,25 @@ def test_the_mark_of_a_hard_end_outlives_whoever_did_not_succeed_either(tmp_path
     assert not ended_hard(tmp_path)
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a lock as long as it takes: threads of a busy machine may stand still for a while."""
+    for module in (folder_lock, folder_note):
+        monkeypatch.setattr(module, "PATIENCE_S", 120.0)
+
+
+@pytest.mark.usefixtures("patience")
 def test_many_that_leave_nothing_are_still_alone(tmp_path: Path) -> None:
     """Each removes file and folders while others are opening them."""
     n_inside, most = [0], [0]
 
     def take() -> None:
         for _ in range(30):
-            try:
-                with locked(tmp_path / "out", command="x"):
-                    n_inside[0] += 1
-                    most[0] = max(most[0], n_inside[0])
-                    time.sleep(0.001)
-                    n_inside[0] -= 1
-            except EnvironmentFaultError:
-                continue
+            with locked(tmp_path / "out", command="x"):
+                n_inside[0] += 1
+                most[0] = max(most[0], n_inside[0])
+                time.sleep(0.001)
+                n_inside[0] -= 1
 
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
@@ -203,6 +209,7 @@ def test_looking_touches_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("patience")
 def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
     """Looking takes a shared lock for a moment; whoever wants the lock just then must not be sent away."""
     with locked(tmp_path, command="x"):
@@ -269,9 +276,8 @@ def test_links_are_not_followed(tmp_path: Path, *, of_the_folder: bool) -> None:
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.timeout(60)
 def test_a_pipe_in_its_place_does_not_block(tmp_path: Path) -> None:
     lock_path(tmp_path).parent.mkdir()
     os.mkfifo(lock_path(tmp_path))
-    started_s = time.monotonic()
     assert not ended_hard(tmp_path)
-    assert time.monotonic() - started_s < 1

@@ -87,8 +87,8 @@ def write_staged(
         What vouches for all of them, if anything does: it is removed, durably, before the first of them is written
         over. Where all hold what they should, the record stays too.
     still_ours
-        Raises when the folder belongs to somebody else by now. Asked before a file is written over, and from time to
-        time; nothing is removed then, as it may not be this run's any more.
+        Raises when the folder belongs to somebody else by now. Asked before the record is removed, before a file is
+        written over, and from time to time; nothing is removed then, as it may not be this run's any more.
 
     Raises
     ------
@@ -101,6 +101,7 @@ def write_staged(
         if record is not None and record.exists():
             files = missing_of(files)
             if files:
+                still_ours()  # the turn may have come only when another run had written the block
                 record.unlink(missing_ok=True)
                 fsync_after_removal(record.parent)
         folders = [Path(folder) for folder in dict.fromkeys(file.path.rpartition("/")[0] for file in files)]

@@ -58,12 +58,19 @@ def fsync_after_removal(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create ``folder`` and its parents where they are missing, durably."""
+    """Create ``folder`` and its parents where they are missing, durably.
+
+    Nothing is made in a folder whose own name may be lost: who finds one need not ask for those above it, though it may
+    have been made a moment ago by another process, which died before it was durable.
+    """
     if folder.is_dir():
         return
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()] or [folder]
+    found = missing[-1].parent
+    if not found.is_mount():  # its name is nothing that could be lost
+        fsync_folder(found.parent)
     for path in reversed(missing):
+        path.mkdir(parents=True, exist_ok=True)  # in an object store, one that holds nothing yet may have gone again
         fsync_folder(path.parent)
 
 
