@@ -6,9 +6,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from distributed import WorkerPlugin, get_worker
@@ -46,6 +48,8 @@ class SlidesPlugin(WorkerPlugin):
 
     slides: SlideCache
     watch: HangWatch
+    _in_use: Lock
+    """Held by the thread that runs tasks."""
 
     def __init__(self, *, name: str, task_timeout_s: float) -> None:
         self.name = name
@@ -58,11 +62,22 @@ class SlidesPlugin(WorkerPlugin):
         self.slides = SlideCache()
         self.watch = HangWatch(self.task_timeout_s, advice=HANG_ADVICE, last_resort=LAST_RESORT)
         self.watch.__enter__()
+        self._in_use = Lock()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keep the slides open during the block."""
+        with self._in_use:
+            yield
 
     def teardown(self, worker: Any) -> None:
-        """Close all slides."""
+        """Close all slides, unless a task reads them: a worker that is told to end does not wait for its thread."""
         self.watch.__exit__()
-        self.slides.close()
+        if self._in_use.acquire(blocking=False):
+            try:
+                self.slides.close()
+            finally:
+                self._in_use.release()
 
     def check(self, worker: Any) -> None:
         """Refuse a worker that has joined the cluster later and is not like those of the beginning.
@@ -111,7 +126,8 @@ def run_bundle(bundle: Bundle, plugin_name: str) -> Report:
     """Run tasks in a worker."""
     worker, plugin = _surroundings(plugin_name)
     started_s = time.monotonic()
-    results = [attempt(task, plugin.slides, watch=plugin.watch) for task in bundle]
+    with plugin.at_work():
+        results = [attempt(task, plugin.slides, watch=plugin.watch) for task in bundle]
     return _report(results, worked_s=time.monotonic() - started_s, rank=rank_of(worker.name))
 
 
@@ -124,10 +140,11 @@ def make_bundle(bundle: Bundle, plugin_name: str) -> Made:
     started_s = time.monotonic()
     results: list[TaskResult] = []
     deliveries: list[Task | None] = []
-    for task in bundle:
-        result, delivery = _make(task, scratch=worker.local_directory, plugin=plugin)
-        results.append(result)
-        deliveries.append(delivery)
+    with plugin.at_work():
+        for task in bundle:
+            result, delivery = _make(task, scratch=worker.local_directory, plugin=plugin)
+            results.append(result)
+            deliveries.append(delivery)
     report = _report(results, worked_s=time.monotonic() - started_s, rank=rank)
     return Made(report=report, deliveries=tuple(deliveries))
 
