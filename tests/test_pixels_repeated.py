@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from tests.helpers_replaced_slides import SlideReplacer
 from tests.helpers_slides import write_position_slide, write_ramp_slide
 from wsi_extract.arrays import BoolImage
-from wsi_extract.errors import IntegrityError, SlideError
+from wsi_extract.disk.mounts import COMMIT_VARIABLE, CommitForm
+from wsi_extract.errors import EnvironmentFaultError, IntegrityError, SlideError
 from wsi_extract.geometry import Rect, Scale
 from wsi_extract.model import OutputFrame, SlideFile, SlideInfo
 from wsi_extract.pixels import (
@@ -27,7 +29,8 @@ from wsi_extract.pixels import (
 )
 from wsi_extract.reading import ReaderChoice
 from wsi_extract.slides.open_slides import SlideCache, describe_slide
-from wsi_extract.state.layout import pixel_record_path, pixel_shard_path
+from wsi_extract.state.layout import claim_path, pixel_record_path, pixel_shard_path
+from wsi_extract.state.run_claims import run_digest, write_claim
 from wsi_extract.storage import CodecName
 from wsi_extract.stores.codecs import PixelCodec
 
@@ -164,3 +167,26 @@ def test_a_slide_replaced_while_it_is_read_leaves_everything_as_it_was(job: Pixe
     with SlideReplacer() as slides, pytest.raises(SlideError, match="changed while it was open"):
         write_pixels(job, slides)
     assert contents(job) == before
+
+
+def test_the_record_of_another_run_stays(job: PixelJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files are written directly, a late worker waits for its turn while that run writes the shard."""
+    monkeypatch.setenv(COMMIT_VARIABLE, CommitForm.DIRECT.value)
+    write(job)
+    write_claim(job.output_dir, {"settings": {"seed": 2}})
+    claim_of_other = claim_path(job.output_dir).read_bytes()
+    write_claim(job.output_dir, {"settings": {"seed": 1}})
+    ours = replace(job, run_digest=run_digest({"settings": {"seed": 1}}))
+    files = (shard_of(job), record_of(job))
+
+    @contextmanager
+    def turn_at(_name: str) -> Iterator[None]:
+        claim_path(job.output_dir).write_bytes(claim_of_other)
+        for file in files:
+            file.write_bytes(b"of the run that took the folder over")
+        yield
+
+    monkeypatch.setattr("wsi_extract.disk.direct_files.turn_at", turn_at)
+    with pytest.raises(EnvironmentFaultError, match="another run"):
+        write(ours)
+    assert [file.read_bytes() for file in files] == [b"of the run that took the folder over"] * 2

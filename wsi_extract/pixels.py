@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -167,7 +168,8 @@ def write_pixels(job: PixelJob, slides: SlideCache) -> PixelRecord:
     OSError
         When the output cannot be written.
     """
-    check_claim(job.output_dir, job.run_digest)  # before the batch makes a folder
+    still_ours = partial(check_claim, job.output_dir, job.run_digest)
+    still_ours()  # before the batch makes a folder
     source = job.source
     slide_id = source.slide.slide_id
     path = pixel_shard_path(job.output_dir, slide_id=slide_id, row=job.row, column=job.column)
@@ -177,12 +179,12 @@ def write_pixels(job: PixelJob, slides: SlideCache) -> PixelRecord:
     def check(finished: StoredShard) -> None:
         slide.check_unchanged()
         check_repeated(_describe(job, finished), path=record_path)
-        check_claim(job.output_dir, job.run_digest)
+        still_ours()
 
     chunks = read_chunks(slide, job)
-    stored = write_pixel_shard(path, chunks, codec=job.codec, check=check, record=record_path)
+    stored = write_pixel_shard(path, chunks, codec=job.codec, check=check, record=record_path, still_ours=still_ours)
     record = encode_pixel_document(_describe(job, stored))
-    check_claim(job.output_dir, job.run_digest)
+    still_ours()
     write_atomically(record_path, record)
     return PixelRecord(
         slide_id=slide_id,

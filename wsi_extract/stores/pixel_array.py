@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_extract.arrays import BoolImage, RgbImage
+from wsi_extract.disk.direct_files import accept_folder
 from wsi_extract.disk.files import accept
 from wsi_extract.errors import RESTORE, IntegrityError, WsiExtractError
 from wsi_extract.state.layout import pixel_image_folder, pixel_shard_path
@@ -91,6 +92,7 @@ def write_pixel_shard(
     codec: PixelCodec,
     check: Callable[[StoredShard], None] = accept,
     record: Path | None = None,
+    still_ours: Callable[[], None] = accept_folder,
 ) -> StoredShard:
     """Write all chunks of one shard.
 
@@ -101,8 +103,9 @@ def write_pixel_shard(
         their order.
     check
         Raises when the shard, which is durable by then, must not appear; nothing is replaced in that case.
-    record
-        What vouches for the shard, see `wsi_extract.disk.files.open_batch`.
+    record, still_ours
+        What vouches for the shard, and what raises when the folder is somebody else's by now; see
+        `wsi_extract.disk.files.open_batch`.
 
     Raises
     ------
@@ -110,7 +113,7 @@ def write_pixel_shard(
         When a chunk has another shape, is given twice, or does not belong to the shard.
     """
     encoded = ((number, codec.encode(_whole_chunk(pixels))) for number, pixels in chunks)
-    return write_shard(path, encoded, n_chunks=CHUNKS_PER_SHARD, check=check, record=record)
+    return write_shard(path, encoded, n_chunks=CHUNKS_PER_SHARD, check=check, record=record, still_ours=still_ours)
 
 
 def _whole_chunk(pixels: RgbImage) -> RgbImage:

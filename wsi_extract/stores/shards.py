@@ -20,6 +20,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from wsi_extract.disk.direct_files import accept_folder
 from wsi_extract.disk.files import FileBatch, Writes, accept, open_batch
 from wsi_extract.errors import IntegrityError
 from wsi_extract.stores.codecs import CRC_BYTES, checksum_of
@@ -109,6 +110,7 @@ def write_shard(
     n_chunks: int,
     check: Callable[[StoredShard], None] = accept,
     record: Path | None = None,
+    still_ours: Callable[[], None] = accept_folder,
 ) -> StoredShard:
     """Write one whole shard from pairs of a chunk's number and its bytes; memory holds one chunk at a time.
 
@@ -116,10 +118,10 @@ def write_shard(
     ----------
     check
         Raises when the shard, which is durable by then, must not appear; nothing is replaced in that case.
-    record
-        What vouches for the shard, see `open_batch`.
+    record, still_ours
+        What vouches for the shard, and what raises when the folder is somebody else's by now; see `open_batch`.
     """
-    with open_batch(record=record) as batch:
+    with open_batch(record=record, still_ours=still_ours) as batch:
         with open_shard(batch, path, n_chunks=n_chunks) as shard:
             n_given = 0
             for number, data in chunks:
