@@ -17,6 +17,7 @@ from wsi_extract.config_sources import parse_flag
         pytest.param({"overlap": 0.999, "patch_size": 256}, "no step", id="overlap without step"),
         pytest.param({"overlap": 0.5, "stride_px": 64}, "stride_px and overlap", id="two steps"),
         pytest.param({"point_box_px": 40.0, "point_box_um": 10.0}, "point_box_um and point_box_px", id="two box sizes"),
+        pytest.param({"dashboard_address": "127.0.0.1:99999"}, "99999 is no port", id="port"),
         pytest.param({"scheduler": "tcp://h:1", "workers": 0}, "scheduler and workers", id="cluster and no cluster"),
     ],
 )

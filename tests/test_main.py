@@ -130,7 +130,6 @@ def test_a_lost_run_json_is_said_to_need_a_repair(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.xdist_group("dask")
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # by Dask, where the dashboard's port is taken
 def test_repair_finds_slides_that_were_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inputs = make_inputs(tmp_path / "input", n_slides=2)
     out = tmp_path / "out"

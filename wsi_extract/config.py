@@ -51,6 +51,7 @@ FilePath = Annotated[Path, BeforeValidator(_refuse_blank), AfterValidator(_as_ab
 """A path of this machine, absolute, because workers may have another working directory."""
 
 WEEK_S = 7 * 24 * 3600
+MAX_PORT = 65_535
 MIXTURES: Mapping[str, tuple[float, float, float]] = {
     "ccmct": (0.1, 0.4, 0.5),
     "midog": (0.5, 0.0, 0.5),
@@ -263,7 +264,8 @@ class RunConfig(BaseModel):
         # Without any scheduler they may belong to the nodes of a job, which the environment tells of.
         if not is_encrypted and len(missing) < len(files) and (self.scheduler is not None or missing):
             return ["tls_ca_file, tls_cert and tls_key: they belong to --scheduler tls://HOST:8786, all three of them"]
-        return []
+        port = int(self.dashboard_address.rpartition(":")[2])
+        return [] if port <= MAX_PORT else [f"dashboard_address: {port} is no port, which is at most {MAX_PORT}"]
 
     @property
     def shares(self) -> tuple[float, float, float]:

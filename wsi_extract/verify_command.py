@@ -37,6 +37,8 @@ PLACEHOLDERS = {"wsi_dir": "SLIDES", "annotation_json": "ANNOTATIONS"}
 MAX_PROBLEMS_SHOWN = 50
 MAX_SLIDES_SHOWN = 50
 MAX_NAMED = 20
+ANY_PORT = "127.0.0.1:0"
+"""Where the dashboard of a repair listens: beside that of a run."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -131,9 +133,7 @@ def open_executor(config: RunConfig) -> Iterator[Executor]:
     if n_workers:
         from wsi_extract.cluster import schedule  # noqa: PLC0415
 
-        cluster = schedule.local_cluster(
-            n_workers=n_workers, memory_bytes=memory_bytes, dashboard_address=config.dashboard_address
-        )
+        cluster = schedule.local_cluster(n_workers=n_workers, memory_bytes=memory_bytes, dashboard_address=ANY_PORT)
         with (
             cluster as client,
             schedule.dask_executor(

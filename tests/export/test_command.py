@@ -54,6 +54,17 @@ def test_splits_and_options_are_passed_on(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
+    ("flag", "known"), [("--to", "coco-png, imagefolder"), ("--split", "train, val, test"), ("--encoding", "raw, png")]
+)
+def test_a_value_that_there_is_not_gets_those_that_there_are(
+    capsys: pytest.CaptureFixture[str], flag: str, known: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "out", "--dest", "dest", "--to", "lmdb", flag, "nonsense"])
+    assert f"argument {flag}: 'nonsense' is none of {known}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("more", "named"),
     [
         (["--to", "hdf5", "--encoding", "png"], "--encoding does not belong to --to hdf5"),

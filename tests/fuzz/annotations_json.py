@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
-from functools import cache
-from pathlib import Path
 
 from tests.annotations.test_builders import MITOSIS, box, coco_document, load
 from tests.fuzz.runner import fuzz
+from tests.fuzz.scratch import scratch
 from wsi_extract.annotations import AnnotationOptions, LoadedAnnotations
 from wsi_extract.errors import AnnotationError
 
 
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="wsi_extract_fuzz_"))
-
-
 def check(data: bytes) -> LoadedAnnotations | None:
     """Return what was loaded, ``None`` when it was refused; every other error is a finding."""
-    path = _folder() / "a.json"
+    path = scratch() / "a.json"
     path.write_bytes(data)
     with contextlib.suppress(AnnotationError):
         load(path)  # most boxes that chance makes are ambiguous

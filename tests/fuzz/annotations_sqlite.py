@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import tempfile
 from contextlib import closing
-from functools import cache
-from pathlib import Path
 
 from tests.annotations.test_builders import Database, Mark, create_tables, insert_marks, load
 from tests.fuzz.runner import fuzz
+from tests.fuzz.scratch import scratch
 from wsi_extract.annotations import AnnotationOptions, LoadedAnnotations
 from wsi_extract.annotations.options import SELECTABLE_TYPES
 from wsi_extract.errors import AnnotationError
@@ -19,14 +17,9 @@ from wsi_extract.errors import AnnotationError
 PAGE_BYTES = 512
 
 
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="wsi_extract_fuzz_"))
-
-
 def check(data: bytes) -> LoadedAnnotations | None:
     """Return what was loaded, ``None`` when it was refused; every other error is a finding."""
-    path = _folder() / "a.sqlite"
+    path = scratch() / "a.sqlite"
     path.write_bytes(data)
     with contextlib.suppress(AnnotationError):
         loaded = load(path, options=AnnotationOptions(annotation_types=SELECTABLE_TYPES))
@@ -37,7 +30,7 @@ def check(data: bytes) -> LoadedAnnotations | None:
 
 def small_database(*, generation: str = "E", n_marks: int = 30) -> bytes:
     """Return a database of many small pages: every kind of page occurs, also of overflow."""
-    path = _folder() / f"seed_{generation}.sqlite"
+    path = scratch() / f"seed_{generation}.sqlite"
     path.unlink(missing_ok=True)
     marks = [Mark(uid=uid, type=uid % 7, points=((uid, 2 * uid), (3 * uid, uid))) for uid in range(1, n_marks)]
     database = Database(marks=marks, slides=((1, "001.tiff", None), (2, "x" * 900, None)), generation=generation)

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
-from functools import cache
-from pathlib import Path
 
 from tests.fuzz.runner import fuzz
+from tests.fuzz.scratch import scratch
 from tests.helpers_config import REQUIRED
 from wsi_extract.config import RunConfig, load_config
 from wsi_extract.config_sources import parse_flag, read_extraction_object
 from wsi_extract.errors import ConfigError
 
 
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="wsi_extract_fuzz_"))
-
-
 def check(data: bytes) -> RunConfig | None:
     """Return the settings, ``None`` when they were refused; every other error is a finding."""
-    path = _folder() / "config.json"
+    path = scratch() / "config.json"
     path.write_bytes(data)
     with contextlib.suppress(ConfigError):
         return load_config(read_extraction_object(path), {})

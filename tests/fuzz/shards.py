@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from functools import cache
-from pathlib import Path
 
 from tests.fuzz.runner import fuzz
+from tests.fuzz.scratch import scratch
 from wsi_extract.stores.codecs import checksum_of
 from wsi_extract.stores.shards import DamagedShardError, ShardReader, write_shard
 
 N_CHUNKS = 6
-
-
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="wsi_extract_fuzz_"))
 
 
 def check(data: bytes) -> int:
@@ -24,7 +17,7 @@ def check(data: bytes) -> int:
 
     The index is also given a checksum that fits, so that what lies behind that is reached.
     """
-    path = _folder() / "shard"
+    path = scratch() / "shard"
     n_read = 0
     for content in (data, data + checksum_of(data[-16 * N_CHUNKS :])):
         path.unlink(missing_ok=True)
@@ -40,7 +33,7 @@ def check(data: bytes) -> int:
 
 def seeds() -> list[bytes]:
     """Return whole shards, and such without the checksum that `check` appends."""
-    path = _folder() / "seed"
+    path = scratch() / "seed"
     contents = []
     for chunks in (
         [(0, b"abc"), (5, b"x" * 100), (2, b"")],

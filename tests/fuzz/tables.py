@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from functools import cache
-from pathlib import Path
 
 from tests.fuzz.runner import fuzz
+from tests.fuzz.scratch import scratch
 from wsi_extract.csv_table import read_pairs
 from wsi_extract.errors import InputError
 
 HEADER = ("slide", "group")
 
 
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="wsi_extract_fuzz_"))
-
-
 def check(data: bytes) -> dict[str, str] | None:
     """Return the pairs, ``None`` when the table was refused; every other error is a finding."""
-    path = _folder() / "t.csv"
+    path = scratch() / "t.csv"
     path.write_bytes(data)
     with contextlib.suppress(InputError):
         pairs = read_pairs(path, header=HEADER)

@@ -6,11 +6,9 @@ OpenSlide is left out, because atheris cannot follow it; its side is `tests.slid
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from functools import cache
-from pathlib import Path
 
 from tests.fuzz.runner import fuzz
+from tests.fuzz.scratch import scratch
 from tests.helpers_jpeg_slides import JpegSlide, write_jpeg_file
 from wsi_extract.errors import SlideError
 from wsi_extract.model import SlideFile, SlideLevel
@@ -24,14 +22,9 @@ LEVELS = (
 )
 
 
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="wsi_extract_fuzz_"))
-
-
 def check(data: bytes) -> int:
     """Return the number of tiles read; every error that is none of a slide is a finding."""
-    path = _folder() / "a.svs"
+    path = scratch() / "a.svs"
     path.write_bytes(data)
     n_decoded = 0
     with contextlib.suppress(SlideError):
@@ -51,7 +44,7 @@ def check(data: bytes) -> int:
 
 def seeds() -> list[bytes]:
     """Return slides of every kind of directory and stream that is read."""
-    path = _folder() / "seed.svs"
+    path = scratch() / "seed.svs"
     contents = []
     for is_big in (False, True):
         for spec in (
