@@ -256,5 +256,6 @@ def test_what_dies_costs_nothing_but_itself(nodes: TwoNodes, long_run: LongRun, 
         eventful = Eventful(executor=executor, events=events)
         extract(long_run.inputs, tmp_path / "out", executor=eventful, **long_run.settings)
     assert not events
-    assert said == ["node 1 works with 2 workers", "node 1 has gone"]
+    assert said[0] == "node 1 works with 2 workers"
+    assert said[1:] in ([], ["node 1 has gone"])  # nobody looks for a node that nothing is wanted of
     assert content_of(tmp_path / "out") == long_run.alone
