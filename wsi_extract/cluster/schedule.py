@@ -83,7 +83,7 @@ class DaskExecutor:
     has_nodes: bool = False
     """Whether it is a `node_cluster`: workers come and go, and those of other nodes do not see the output folder."""
     say: Callable[[str], None] = _LOG.info
-    """Told which nodes come and go."""
+    """Told which nodes come and go, and why one is left out."""
     _crew: dict[int, tuple[str, ...]] = field(default_factory=dict, init=False)
     """Addresses of the workers of each node that takes part."""
     _most: dict[int, int] = field(default_factory=dict, init=False)
@@ -271,7 +271,7 @@ class DaskExecutor:
 
     def _refuse(self, rank: int, *, why: str) -> None:
         if rank not in self._refused:
-            _LOG.warning("node %d takes no further part: %s", rank, why)
+            self.say(f"node {rank} takes no further part: {why}")
         self._refused.add(rank)
 
     def _suspect(self, casualty: Casualty, shift: Shift) -> list[TaskResult]:
