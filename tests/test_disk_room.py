@@ -30,11 +30,12 @@ def test_the_last_room_is_left_to_others(tmp_path: Path) -> None:
 
 def test_the_disk_is_asked_once_in_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room = room_of(tmp_path)
+    monkeypatch.setattr(disk_room, "LOOK_EVERY_S", 1e9)
     room.check_reserve()
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     for _ in range(10_000):
         room.check_reserve(reserve_bytes=1 << 60)
-    assert (time.perf_counter() - started_s) / 10_000 < 20e-6
+    assert (time.thread_time() - started_s) / 10_000 < 20e-6
     monkeypatch.setattr(disk_room, "LOOK_EVERY_S", 0.0)
     for _ in range(2):
         with pytest.raises(EnvironmentFaultError):

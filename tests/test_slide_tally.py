@@ -39,7 +39,7 @@ def test_every_slide_that_is_done_is_counted_once(sizes: list[int], data: st.Dat
 def test_counting_takes_the_same_time_however_many_slides_there_are() -> None:
     n_slides = 20_000
     tally = SlideTally({f"s{i}": 1 for i in range(n_slides)}, faults={}, reporter=SilentReporter())
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     for i in range(n_slides):
         tally.advance(f"s{i}", n_units=1)
-    assert time.perf_counter() - started_s < 2  # 10 s when all slides are counted each time
+    assert time.thread_time() - started_s < 2  # 10 s when all slides are counted each time

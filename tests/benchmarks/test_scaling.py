@@ -119,7 +119,7 @@ def test_jobs_that_do_other_work_are_not_compared() -> None:
 def test_empty_tasks_go_through_the_programs_executor() -> None:
     overhead = measure_overhead(n_workers=1, n_tasks=20)
     assert overhead.driver_cpu_s > 0
-    assert 0 < overhead.wall_s < 1
+    assert 0 < overhead.wall_s < 20
 
 
 def points() -> list[Point]:
