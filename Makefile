@@ -31,7 +31,7 @@ bench: $(VENV)/.dev           ## all benchmarks at their default size, then docs
 		$(BIN)/python -m benchmarks.peers --slide "$$slide" --out $(BENCH)
 	$(BIN)/python -m benchmarks.document --results $(BENCH)
 
-soak: $(VENV)/.dev            ## kills, failing disks, power cuts, damage; then the figures of docs/reliability.md; half an hour
+soak: $(VENV)/.dev            ## kills, failing disks, power cuts, damage; then the figures of docs/reliability.md; an hour
 	mkdir -p $(BENCH)
 	$(BIN)/python -m tests.faults.soak --out $(BENCH)/faults.json
 	$(BIN)/python -m tests.faults.soak --document --out $(BENCH)/faults.json
