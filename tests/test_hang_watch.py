@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,13 +15,16 @@ from wsi_extract.hang_watch import HangWatch
 
 LIMIT_S = 0.5
 PROGRAM = """
-import ctypes, sys, time
+import ctypes, os, signal, sys, time
 from wsi_extract.slides.open_slides import SlideCache
 from wsi_extract.tasks import SerialExecutor, Task
 
 def native(item, slides):
     if item is sys.argv[1]:
         print("ready", flush=True)
+    if item == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return item
     library = ctypes.{library}(None)
     library.usleep(int(float(item) * 1e6))
     return item
@@ -33,14 +37,14 @@ with SlideCache() as slides:
 """
 
 
-def start(*seconds: float, library: str = "CDLL", limit_s: float = LIMIT_S) -> subprocess.Popen[str]:
-    """Start a process whose tasks sleep in native code for so long each; return when the first one does.
+def start(*items: float | str, library: str = "CDLL", limit_s: float = LIMIT_S) -> subprocess.Popen[str]:
+    """Start a process whose tasks sleep in native code for so many seconds each; return when the first one begins.
 
-    ``PyDLL`` keeps the interpreter's lock.
+    ``PyDLL`` keeps the interpreter's lock. A task that is ``"stop"`` stops the process instead.
     """
     program = PROGRAM.format(library=library, limit_s=limit_s)
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, seconds)],
+        [sys.executable, "-c", program, *map(str, items)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -76,9 +80,9 @@ def test_many_short_tasks_do_not_hang_together() -> None:
 
 def test_a_process_that_was_stopped_does_not_hang() -> None:
     """Its clock went on, but it could do nothing."""
-    limit_s = 4.0  # within which a busy machine gets round to stopping it
-    process = start(1.2 * limit_s, limit_s=limit_s)
-    process.send_signal(signal.SIGSTOP)
+    limit_s = 2.0  # within which a busy machine gets round to ending the task
+    process = start("stop", limit_s=limit_s)
+    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     time.sleep(1.5 * limit_s)
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=120)
